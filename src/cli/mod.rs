@@ -1,0 +1,68 @@
+//! The verbs, one file each.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+use crate::context::Context;
+
+/// Turns an online shop's clicks into tables that answer questions.
+#[derive(Parser)]
+#[command(name = "clickmill", version, about, propagate_version = true)]
+struct Cli {
+    /// Configuration file [default: ./clickmill.toml where it exists]
+    #[arg(long, global = true, env = "CLICKMILL_CONFIG", value_name = "FILE")]
+    config: Option<std::path::PathBuf>,
+
+    /// The lake: a folder, file:///..., or s3://bucket/prefix [default: ./lake]
+    #[arg(long, global = true, env = "CLICKMILL_LAKE", value_name = "URL")]
+    lake: Option<String>,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {}
+
+/// Exit codes, as documented: 0 ok, 1 the work failed, 2 usage or configuration, 3 partial.
+pub const EXIT_FAILED: u8 = 1;
+pub const EXIT_USAGE: u8 = 2;
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    init_logging();
+    let config = match Config::load(cli.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let context = Context::new(config, cli.lake);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the async runtime: {error}");
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    let outcome: anyhow::Result<ExitCode> = runtime.block_on(async {
+        let _ = &context;
+        match cli.verb {}
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn init_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CLICKMILL_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,clickmill=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

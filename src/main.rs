@@ -1,0 +1,11 @@
+//! `clickmill`: the one binary. Parse, configure, construct, run, exit.
+
+mod cli;
+mod config;
+mod context;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}
