@@ -24,6 +24,7 @@ mod money;
 pub mod names;
 pub mod tables;
 mod time;
+pub mod values;
 mod wire;
 
 pub use event::{Event, EventTime, Item, MAX_FUTURE, MAX_PAST, TimeReason};
