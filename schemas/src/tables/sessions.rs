@@ -1,0 +1,66 @@
+//! `sessions`.
+
+use super::{Kind, TableSpec, money, optional, required, text};
+
+/// One row a session.
+pub const SESSIONS: TableSpec = TableSpec {
+    name: "sessions",
+    grain: "a session",
+    doc: "A visitor's events without a gap of 30 minutes or more, at most 24 hours. It belongs to the \
+          date it starts on and may cross midnight. `session_id` is a hash of the visitor and the \
+          session's first event, so it stays the same when the session grows.",
+    key: &["session_id"],
+    sort: &["visitor_id", "started_at"],
+    stats: &["visitor_id", "started_at", "session_id"],
+    partitioned: true,
+    columns: &[
+        required("session_id", Kind::Utf8, "Hash of visitor_id and the first event_id"),
+        required("visitor_id", Kind::Utf8, "As in events"),
+        text("user_id", "The last user id seen in it"),
+        required("started_at", Kind::Timestamp, "Its first event"),
+        required("ended_at", Kind::Timestamp, "Its last event"),
+        required("duration_ms", Kind::Int64, "From the first to the last event, milliseconds"),
+        required(
+            "engaged_ms",
+            Kind::Int64,
+            "Sum of the gaps between its events, each counted up to 5 minutes, milliseconds",
+        ),
+        required("is_bounce", Kind::Bool, "A single event other than a purchase"),
+        required("events", Kind::Int64, "Events"),
+        required("page_views", Kind::Int64, "page_view and screen_view events"),
+        required("product_views", Kind::Int64, "product_view events"),
+        required("add_to_carts", Kind::Int64, "add_to_cart events"),
+        required("checkouts", Kind::Int64, "begin_checkout events"),
+        required("searches", Kind::Int64, "search events"),
+        required("orders", Kind::Int64, "Distinct order ids of purchase events"),
+        money("revenue", "Revenue of its purchase events, one an order, in currency"),
+        text("currency", "The currency of revenue; NULL when there is none or more than one"),
+        required("has_product_view", Kind::Bool, "Funnel: saw a product"),
+        required("has_add_to_cart", Kind::Bool, "Funnel: put one in the cart"),
+        required("has_checkout", Kind::Bool, "Funnel: began the checkout"),
+        required("has_purchase", Kind::Bool, "Funnel: bought"),
+        text("landing_url", "page_url of its first event that has one"),
+        text("landing_path", "page_path likewise"),
+        text("exit_path", "page_path of its last event that has one"),
+        text("referrer_host", "Of its first event"),
+        text("channel", "First touch: channel of its first event"),
+        text("utm_source", "First touch"),
+        text("utm_medium", "First touch"),
+        text("utm_campaign", "First touch"),
+        text(
+            "last_channel",
+            "Last touch: the last channel in it that is neither internal nor direct, else channel",
+        ),
+        text("last_utm_source", "Last touch"),
+        text("last_utm_campaign", "Last touch"),
+        text("device_class", "Of its first event"),
+        text("browser", "Of its first event"),
+        text("os", "Of its first event"),
+        text("language", "Of its first event"),
+        text("country", "Of its first event"),
+        text("region", "Of its first event"),
+        required("is_bot", Kind::Bool, "Any of its events is a bot's"),
+        optional("late_events", Kind::Int64, "How many of its events were late"),
+        required("dt", Kind::Date, "UTC date of started_at"),
+    ],
+};
