@@ -73,7 +73,7 @@ WITH firsts AS (
     FROM gaps
 )
 SELECT id, visitor_id,
-    CASE WHEN visitor_id IS NOT NULL THEN md5(visitor_id || first_value(event_id) OVER session) END AS session_id,
+    CASE WHEN visitor_id IS NOT NULL THEN hash(visitor_id, first_value(event_id) OVER session)::VARCHAR END AS session_id,
     CASE WHEN visitor_id IS NOT NULL THEN row_number() OVER session END::INT AS session_seq
 FROM numbered WINDOW session AS (PARTITION BY visitor_id, nth ORDER BY event_ts, event_id);
 """
@@ -103,3 +103,159 @@ LEFT JOIN pages USING (page_url) LEFT JOIN agents USING (user_agent)
 LEFT JOIN (SELECT referrer_url, lower(regexp_extract(referrer_url, '^[a-z]+://([^/?#:]+)', 1)) AS referrer_host
     FROM (SELECT DISTINCT referrer_url FROM raw WHERE referrer_url IS NOT NULL)) USING (referrer_url);
 """
+
+# As in transform's rules, version 1. The same text serves both engines' authors as the definition.
+CHANNEL = """CASE
+        WHEN referrer_host = page_host AND utm_source IS NULL THEN 'internal'
+        ELSE 'direct' END"""
+
+SESSIONS = """
+CREATE TABLE sessions AS
+WITH gaps AS (
+    SELECT *, event_ts - lag(event_ts) OVER (PARTITION BY session_id ORDER BY session_seq) AS gap
+    FROM enriched WHERE session_id IS NOT NULL
+), purchases AS (
+    SELECT session_id, sum(revenue) AS revenue, count(*) AS orders,
+        CASE WHEN count(DISTINCT currency) = 1 THEN min(currency) END AS currency
+    FROM (SELECT session_id, order_id, revenue, currency FROM enriched
+          WHERE event_name = 'purchase' AND session_id IS NOT NULL
+          QUALIFY row_number() OVER (PARTITION BY session_id, order_id ORDER BY session_seq) = 1)
+    GROUP BY session_id
+), grouped AS (
+    SELECT session_id, min(visitor_id) AS visitor_id, arg_max(user_id, session_seq) AS user_id,
+        min(event_ts) AS started_at, max(event_ts) AS ended_at,
+        sum(least(epoch_us(gap), 300000000))::BIGINT AS engaged_us, count(*) AS events,
+        count(*) FILTER (event_name IN ('page_view', 'screen_view')) AS page_views,
+        count(*) FILTER (event_name = 'product_view') AS product_views,
+        count(*) FILTER (event_name = 'add_to_cart') AS add_to_carts,
+        count(*) FILTER (event_name = 'begin_checkout') AS checkouts,
+        count(*) FILTER (event_name = 'search') AS searches,
+        count(*) FILTER (event_name = 'purchase') AS bought,
+        arg_min(page_url, session_seq) AS landing_url, arg_min(page_path, session_seq) AS landing_path,
+        arg_max(page_path, session_seq) AS exit_path,
+        min(referrer_host) FILTER (session_seq = 1) AS referrer_host, min(channel) FILTER (session_seq = 1) AS channel,
+        min(utm_source) FILTER (session_seq = 1) AS utm_source, min(utm_medium) FILTER (session_seq = 1) AS utm_medium,
+        min(utm_campaign) FILTER (session_seq = 1) AS utm_campaign,
+        arg_max(struct_pack(channel, utm_source, utm_campaign), session_seq)
+            FILTER (channel NOT IN ('internal', 'direct')) AS last_touch,
+        min(device_class) FILTER (session_seq = 1) AS device_class, min(browser) FILTER (session_seq = 1) AS browser,
+        min(os) FILTER (session_seq = 1) AS os, min(language) FILTER (session_seq = 1) AS language,
+        min(country) FILTER (session_seq = 1) AS country, min(region) FILTER (session_seq = 1) AS region,
+        bool_or(is_bot) AS is_bot, count(*) FILTER (is_late) AS late_events
+    FROM gaps GROUP BY session_id
+)
+SELECT session_id, visitor_id, user_id, started_at, ended_at,
+    epoch_us(ended_at - started_at) // 1000 AS duration_ms, coalesce(engaged_us, 0) // 1000 AS engaged_ms,
+    events = 1 AND bought = 0 AS is_bounce, events, page_views, product_views, add_to_carts, checkouts, searches,
+    coalesce(orders, 0) AS orders, revenue::DECIMAL(18,4) AS revenue, currency,
+    product_views > 0 AS has_product_view, add_to_carts > 0 AS has_add_to_cart, checkouts > 0 AS has_checkout,
+    bought > 0 AS has_purchase, landing_url, landing_path, exit_path, referrer_host, channel, utm_source, utm_medium,
+    utm_campaign, coalesce(last_touch.channel, channel) AS last_channel,
+    CASE WHEN last_touch IS NULL THEN utm_source ELSE last_touch.utm_source END AS last_utm_source,
+    CASE WHEN last_touch IS NULL THEN utm_campaign ELSE last_touch.utm_campaign END AS last_utm_campaign,
+    device_class, browser, os, language, country, region, is_bot, late_events, started_at::DATE AS dt
+FROM grouped LEFT JOIN purchases USING (session_id);
+"""
+
+ORDERS = """
+CREATE TABLE orders AS
+SELECT order_id, customer_id, ordered_at::TIMESTAMP AS ordered_at, status, currency,
+    subtotal::DECIMAL(18,4) AS subtotal, discount::DECIMAL(18,4) AS discount, tax::DECIMAL(18,4) AS tax,
+    shipping::DECIMAL(18,4) AS shipping, total::DECIMAL(18,4) AS total, refunded::DECIMAL(18,4) AS refunded,
+    coupon, country, region, city, channel_hint
+FROM '{lake}/exports/rds/*/shop/public.orders/*/*.parquet';
+
+CREATE TABLE order_items AS
+SELECT order_id, product_id, quantity, unit_price::DECIMAL(18,4) AS unit_price, discount::DECIMAL(18,4) AS discount
+FROM '{lake}/exports/rds/*/shop/public.order_items/*/*.parquet';
+
+CREATE TABLE products AS
+SELECT Item.product_id.S AS product_id, Item.name.S AS name, Item.brand.S AS brand, Item.category.S AS category,
+    Item.price.N::DECIMAL(18,4) AS price, Item.currency.S AS currency, Item.stock.N::BIGINT AS stock
+FROM read_json('{lake}/exports/dynamodb/AWSDynamoDB/*/data/*.json.gz', format = 'newline_delimited', columns = {{Item:
+    'STRUCT(product_id STRUCT(S VARCHAR), name STRUCT(S VARCHAR), brand STRUCT(S VARCHAR), category STRUCT(S VARCHAR),
+     price STRUCT(N VARCHAR), currency STRUCT(S VARCHAR), stock STRUCT(N VARCHAR))'}});
+
+CREATE TABLE orders_enriched AS
+WITH bought AS (
+    SELECT order_id, event_id, app_id, event_ts, coalesce(total, revenue) AS event_total, currency, visitor_id, session_id
+    FROM enriched WHERE event_name = 'purchase' AND order_id IS NOT NULL
+    QUALIFY row_number() OVER (PARTITION BY order_id ORDER BY event_ts, event_id) = 1
+)
+SELECT coalesce(o.order_id, b.order_id) AS order_id,
+    CASE WHEN b.order_id IS NULL THEN 'order_only' WHEN o.order_id IS NULL THEN 'event_only'
+         WHEN o.total <> b.event_total THEN 'value_mismatch' ELSE 'matched' END AS match_status,
+    o.customer_id, coalesce(o.ordered_at, b.event_ts) AS ordered_at, o.status,
+    coalesce(o.currency, b.currency) AS currency, o.subtotal, o.discount, o.tax, o.shipping, o.total, o.refunded,
+    (o.total - coalesce(o.refunded, 0))::DECIMAL(18,4) AS net_total, o.coupon, o.country, o.region, o.city,
+    o.channel_hint, b.event_id, b.app_id AS event_app_id, b.event_ts, b.event_total,
+    CASE WHEN b.order_id IS NULL THEN o.total END AS missed_total, b.visitor_id, b.session_id,
+    s.started_at AS session_started_at,
+    epoch_us(coalesce(o.ordered_at, b.event_ts) - s.started_at) // 1000 AS latency_ms,
+    s.last_channel AS channel, s.last_utm_source AS utm_source, s.last_utm_campaign AS utm_campaign, s.device_class,
+    coalesce(o.ordered_at, b.event_ts)::DATE AS dt
+FROM orders o FULL JOIN bought b
+    ON o.order_id = b.order_id AND b.event_ts BETWEEN o.ordered_at - INTERVAL 7 DAY AND o.ordered_at + INTERVAL 7 DAY
+LEFT JOIN sessions s ON s.session_id = b.session_id;
+"""
+
+PRODUCT_DAILY = """
+CREATE TABLE product_daily AS
+WITH seen AS (
+    SELECT item.product_id AS product_id, dt, min(item.category) AS category,
+        count(*) FILTER (event_name = 'product_list_view') AS impressions,
+        count(*) FILTER (event_name = 'product_click') AS clicks,
+        count(*) FILTER (event_name = 'product_view') AS views,
+        count(DISTINCT visitor_id) FILTER (event_name = 'product_view') AS viewers,
+        count(*) FILTER (event_name = 'add_to_cart') AS carts
+    FROM (SELECT event_name, visitor_id, dt, unnest(items) AS item FROM enriched WHERE NOT is_bot
+          AND event_name IN ('product_list_view', 'product_click', 'product_view', 'add_to_cart'))
+    WHERE item.product_id IS NOT NULL GROUP BY ALL
+), sold AS (
+    SELECT product_id, ordered_at::DATE AS dt, count(DISTINCT order_id) FILTER (quantity > 0) AS orders,
+        sum(quantity) AS units, sum(quantity * unit_price - coalesce(i.discount, 0)) AS revenue
+    FROM order_items i JOIN orders USING (order_id) GROUP BY ALL
+)
+SELECT product_id, p.name, p.brand, coalesce(p.category, seen.category) AS category,
+    coalesce(impressions, 0) AS impressions, coalesce(clicks, 0) AS clicks, coalesce(views, 0) AS views,
+    coalesce(viewers, 0) AS viewers, coalesce(carts, 0) AS carts, coalesce(orders, 0) AS orders,
+    coalesce(units, 0)::BIGINT AS units, coalesce(revenue, 0)::DECIMAL(18,4) AS revenue,
+    coalesce(orders, 0) / nullif(views, 0) AS conversion, p.price, p.currency, p.stock, false AS asof_backfilled, dt
+FROM seen FULL JOIN sold USING (product_id, dt) LEFT JOIN products p USING (product_id);
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lake", type=pathlib.Path, required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    parser.add_argument("--memory-gb", type=int, required=True)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True)
+    # A database file, so that what does not fit spills compressed.
+    db = duckdb.connect(
+        str(args.out / "work.duckdb"),
+        config={"memory_limit": f"{args.memory_gb}GB", "preserve_insertion_order": "false"},
+    )
+    fill = dict(lake=args.lake, columns=COLUMNS)
+    db.execute(LOAD.format(**fill))
+    db.execute(DIMENSIONS)
+    db.execute(SESSIONIZE)
+    db.execute(EVENTS.format(channel=CHANNEL))
+    write(db, args.out, "events", "enriched")
+    db.execute(SESSIONS)
+    write(db, args.out, "sessions")
+    db.execute(ORDERS.format(**fill))
+    write(db, args.out, "orders_enriched")
+    db.execute(PRODUCT_DAILY)
+    write(db, args.out, "product_daily")
+
+
+def write(db, out, table, source=None):
+    db.execute(
+        f"COPY (FROM {source or table}) TO '{out / table}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (dt))"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -39,7 +39,7 @@ DAYS = 7
 CATALOG_TIME = "2026-11-08T23:00:00.000Z"
 EXPORT_TIME = "2026-11-17T12:00:00.000Z"
 PRODUCTS = 20_000
-EVENTS_PER_VISITOR = 14.9
+EVENTS_PER_VISITOR = 15.5
 COLLECTORS = ("0b9c6f52-3f4e-4f0a-9d57-6f1f6a0c1e01", "c41d2a77-8a53-4c19-b1f4-2f9be07d7702")
 # The cut of an embedded delivery: an arrival hour, or this many lines.
 LINES_PER_OBJECT = 100_000
@@ -301,7 +301,7 @@ def write_raw(db, lake):
         chains.append((collector, name, cuts))
 
     def write_object(collector, name, day, hour, first, last):
-        path = f"raw/events/dt={day}/hour={hour}/{name}-{first:020}-{last:020}.json.gz"
+        path = f"raw/events/dt={day}/hour={hour}/{name}-{first}-{last}.json.gz"
         (lake / path).parent.mkdir(parents=True, exist_ok=True)
         cursor = db.cursor()
         cursor.execute(
@@ -310,7 +310,7 @@ def write_raw(db, lake):
                 TO '{lake / path}' (FORMAT csv, HEADER false, QUOTE '', ESCAPE '', DELIMITER '\t', COMPRESSION gzip)"""
         )
         dates, oldest, newest = cursor.execute(
-            """SELECT list(DISTINCT strftime(event_ts, '%Y-%m-%d')), min(received_ts)::VARCHAR, max(received_ts)::VARCHAR
+            """SELECT list(DISTINCT strftime(event_ts, '%Y-%m-%d')), rfc3339(min(received_ts)), rfc3339(max(received_ts))
                FROM lines WHERE collector = ? AND wal_seq BETWEEN ? AND ?""",
             [collector, first, last],
         ).fetchone()
@@ -325,7 +325,33 @@ def write_raw(db, lake):
 
 
 def write_commit(lake, collector, ordinal, first, last, path, dates, oldest, newest):
-    pass
+    """As docs/landing.md has it, version 1."""
+    stored = (lake / path).read_bytes()
+    commit = {
+        "version": 1,
+        "source": f"collector/{collector}",
+        "ordinal": ordinal,
+        "after": str(first - 1) if ordinal > 1 else None,
+        "first": str(first),
+        "last": str(last),
+        "closed": False,
+        "objects": [
+            {
+                "path": path,
+                "kind": "events",
+                "records": last - first + 1,
+                "bytes": len(stored),
+                "crc32c": f"{crc32c.crc32c(stored):08x}",
+                "event_dates": dates,
+                "min_received_ts": oldest,
+                "max_received_ts": newest,
+            }
+        ],
+        "committed_at": newest,
+    }
+    target = lake / f"_clickmill/delivery/collector/{collector}/{ordinal:020}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(commit, separators=(",", ":")) + "\n")
 
 
 def write_rds(db, lake):
