@@ -1,0 +1,385 @@
+//! A table: a Delta log, and Parquet files that we write and read ourselves.
+//!
+//! [`Table`] is one version of one table, immutable. [`Table::commit`] adds and
+//! removes files in one atomic step, together with the number of the batch
+//! that did it, so that a restarted run can tell what is done.
+//!
+//! # Guarantees
+//! - A commit either is the next version of the log or does not exist: delta-rs
+//!   writes it by conditional PUT. Its own conflict resolution is switched off
+//!   (`max_retries(0)`): it would let a replacement commit over a concurrent
+//!   rewrite of the same files and keep the old rows.
+//! - A batch is applied at most once: delta-rs does not refuse a second commit
+//!   with the same transaction version, so the check against the newest
+//!   version is made here, before each attempt.
+//! - After any error the log is read again before anything is judged: a PUT
+//!   that the client repeated can come back as "exists" though it was ours.
+
+mod files;
+mod provider;
+mod stats;
+mod writer;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use clickmill_schemas::Date;
+use clickmill_schemas::tables::{PARTITION_COLUMN, TableSpec};
+use deltalake_core::kernel::transaction::CommitProperties;
+use deltalake_core::kernel::{Action, Add, Remove, Transaction};
+use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
+use deltalake_core::operations::create::CreateBuilder;
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::table::state::DeltaTableState;
+use deltalake_core::{DeltaTable, DeltaTableError};
+use object_store::prefix::PrefixStore;
+use url::Url;
+
+pub use files::DataFile;
+pub use provider::{LakeTable, ScanCounters, ScanTotals, register_store};
+pub use writer::{MAX_FILE_BYTES, PartitionWriter, Sorted};
+
+use crate::{Lake, LakeError};
+
+/// The application whose transaction versions number the batches.
+const APP_ID: &str = "clickmill-etl";
+/// How often a commit that lost a race is tried again on the newer version.
+const MAX_COMMIT_ATTEMPTS: usize = 10;
+
+/// One version of a table.
+#[derive(Clone)]
+pub struct Table {
+    lake: Lake,
+    spec: &'static TableSpec,
+    log: LogStoreRef,
+    state: DeltaTableState,
+    files: Arc<Vec<DataFile>>,
+}
+
+/// What a commit changes.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Files to add; they must be complete and durable.
+    pub adds: Vec<DataFile>,
+    /// Files of the base version to remove.
+    pub removes: Vec<DataFile>,
+}
+
+/// What became of a commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Committed {
+    /// It is in the log as this version.
+    Now(u64),
+    /// The batch had been applied already; the newest version is this one.
+    Before(u64),
+}
+
+impl Change {
+    /// True where there is nothing to commit.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.adds.is_empty() && self.removes.is_empty()
+    }
+}
+
+impl Table {
+    /// The newest version, or `None` where the table does not exist yet.
+    ///
+    /// # Errors
+    /// [`LakeError::Table`] where the log cannot be read.
+    pub async fn open(lake: &Lake, spec: &'static TableSpec) -> Result<Option<Self>, LakeError> {
+        Self::load(lake, spec, None).await
+    }
+
+    /// A certain version.
+    ///
+    /// # Errors
+    /// [`LakeError::Table`] where the log cannot be read or does not have it.
+    pub async fn open_at(
+        lake: &Lake,
+        spec: &'static TableSpec,
+        version: u64,
+    ) -> Result<Self, LakeError> {
+        Self::load(lake, spec, Some(version)).await?.ok_or_else(|| LakeError::Table {
+            table: spec.name,
+            operation: "open",
+            source: DeltaTableError::NotATable(format!("it has no version {version}")),
+        })
+    }
+
+    /// The newest version; an empty table is made where there is none.
+    ///
+    /// # Errors
+    /// [`LakeError::Table`] where the log cannot be read or written.
+    pub async fn open_or_create(lake: &Lake, spec: &'static TableSpec) -> Result<Self, LakeError> {
+        if let Some(table) = Self::open(lake, spec).await? {
+            return Ok(table);
+        }
+        let fail = |source| LakeError::Table { table: spec.name, operation: "create", source };
+        let schema = delta_schema(spec)?;
+        let created = CreateBuilder::new()
+            .with_log_store(log_store(lake, spec)?)
+            .with_table_name(spec.name)
+            .with_comment(spec.grain)
+            .with_columns(schema.fields().cloned())
+            .with_partition_columns(spec.partitioned.then_some(PARTITION_COLUMN))
+            .with_configuration_property(
+                deltalake_core::TableProperty::DataSkippingStatsColumns,
+                Some(spec.stats.join(",")),
+            )
+            .with_save_mode(SaveMode::Ignore)
+            .await;
+        // Another process may have made it at the same time: what counts is what is there now.
+        match (created, Self::open(lake, spec).await?) {
+            (_, Some(table)) => Ok(table),
+            (Err(source), None) => Err(fail(source)),
+            (Ok(_), None) => Err(fail(DeltaTableError::NotATable(spec.name.to_owned()))),
+        }
+    }
+
+    async fn load(
+        lake: &Lake,
+        spec: &'static TableSpec,
+        version: Option<u64>,
+    ) -> Result<Option<Self>, LakeError> {
+        let log = log_store(lake, spec)?;
+        let mut table = DeltaTable::new(log.clone());
+        let loaded = match version {
+            Some(version) => table.load_version(version).await,
+            None => table.load().await,
+        };
+        match loaded {
+            Ok(()) => {}
+            Err(DeltaTableError::NotATable(_)) if version.is_none() => return Ok(None),
+            Err(source) => {
+                // The kernel reports an empty log in several ways; ask the log itself.
+                let exists = log.is_delta_table_location().await.unwrap_or(true);
+                return if exists || version.is_some() {
+                    Err(LakeError::Table { table: spec.name, operation: "open", source })
+                } else {
+                    Ok(None)
+                };
+            }
+        }
+        let fail = |source| LakeError::Table { table: spec.name, operation: "open", source };
+        let state = table.snapshot().map_err(fail)?.clone();
+        let log_data = state.log_data();
+        let mut files = log_data
+            .iter()
+            .map(|view| DataFile::from_log(spec, &view))
+            .collect::<Result<Vec<_>, _>>()?;
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(Some(Self { lake: lake.clone(), spec, log, state, files: Arc::new(files) }))
+    }
+
+    /// What table it is.
+    #[must_use]
+    pub fn spec(&self) -> &'static TableSpec {
+        self.spec
+    }
+
+    /// The lake it is in.
+    #[must_use]
+    pub fn lake(&self) -> &Lake {
+        &self.lake
+    }
+
+    /// Its version in the Delta log.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.state.version()
+    }
+
+    /// Its files, by path.
+    #[must_use]
+    pub fn files(&self) -> &[DataFile] {
+        &self.files
+    }
+
+    /// Its rows, as the log counts them.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        self.files.iter().map(|file| file.rows).sum()
+    }
+
+    /// Its partitions.
+    #[must_use]
+    pub fn days(&self) -> BTreeSet<Date> {
+        self.files.iter().filter_map(|file| file.dt).collect()
+    }
+
+    /// The last batch that was applied to it.
+    ///
+    /// # Errors
+    /// [`LakeError::Table`] where the log cannot be read.
+    pub async fn batch(&self) -> Result<Option<i64>, LakeError> {
+        self.state
+            .transaction_version(self.log.as_ref(), APP_ID)
+            .await
+            .map_err(|source| LakeError::Table { table: self.spec.name, operation: "read", source })
+    }
+
+    /// Files that `self` has and `base` has not, and the other way round.
+    #[must_use]
+    pub fn since(&self, base: Option<&Table>) -> Change {
+        let mine: HashMap<&str, &DataFile> =
+            self.files.iter().map(|file| (file.path.as_str(), file)).collect();
+        let theirs: HashMap<&str, &DataFile> = base
+            .map(|base| base.files.iter().map(|file| (file.path.as_str(), file)).collect())
+            .unwrap_or_default();
+        let only = |in_: &HashMap<&str, &DataFile>, not_in: &HashMap<&str, &DataFile>| {
+            let mut files: Vec<DataFile> = in_
+                .iter()
+                .filter(|(path, _)| !not_in.contains_key(*path))
+                .map(|(_, file)| (*file).clone())
+                .collect();
+            files.sort_by(|a, b| a.path.cmp(&b.path));
+            files
+        };
+        Change { adds: only(&mine, &theirs), removes: only(&theirs, &mine) }
+    }
+
+    /// Applies `change`, computed from this version, as batch `batch`.
+    ///
+    /// Where another writer was faster, the change is applied to its version
+    /// only if the partitions that it replaces are as they were; else it must
+    /// be computed again.
+    ///
+    /// # Errors
+    /// [`LakeError::Conflict`] where a touched partition has changed since this
+    /// version, [`LakeError::Table`] where the log cannot be read or written.
+    pub async fn commit(&self, change: &Change, batch: i64) -> Result<Committed, LakeError> {
+        let fail =
+            |source| LakeError::Table { table: self.spec.name, operation: "commit to", source };
+        let mut last_error = None;
+        for _ in 0..MAX_COMMIT_ATTEMPTS {
+            let newest = Self::load(&self.lake, self.spec, None).await?.ok_or_else(|| {
+                fail(DeltaTableError::NotATable("it has vanished".to_owned()))
+            })?;
+            if newest.batch().await?.is_some_and(|applied| applied >= batch) {
+                return Ok(Committed::Before(newest.version()));
+            }
+            self.check_unchanged(&newest, change)?;
+            let attempt = newest.commit_once(change, batch).await;
+            match attempt {
+                Ok(version) => return Ok(Committed::Now(version)),
+                Err(error) => last_error = Some(error),
+            }
+        }
+        Err(fail(last_error.unwrap_or_else(|| {
+            DeltaTableError::generic("no attempt was made to commit")
+        })))
+    }
+
+    /// Refuses where `newest` has other files than `self` in a partition that `change` replaces.
+    fn check_unchanged(&self, newest: &Table, change: &Change) -> Result<(), LakeError> {
+        if newest.version() == self.version() {
+            return Ok(());
+        }
+        let replaced: BTreeSet<Option<Date>> = change.removes.iter().map(|f| f.dt).collect();
+        let difference = newest.since(Some(self));
+        let touched = difference.adds.iter().chain(&difference.removes).find(|f| replaced.contains(&f.dt));
+        match touched {
+            None => Ok(()),
+            Some(file) => Err(LakeError::Conflict {
+                table: self.spec.name,
+                base: self.version(),
+                newest: newest.version(),
+                path: file.path.clone(),
+            }),
+        }
+    }
+
+    async fn commit_once(&self, change: &Change, batch: i64) -> Result<u64, DeltaTableError> {
+        let now_ms = clickmill_schemas::Timestamp::now().micros() / 1_000;
+        let removes = change.removes.iter().map(|file| Action::Remove(remove(file, now_ms)));
+        let adds = change.adds.iter().map(|file| Action::Add(add(file, now_ms)));
+        let days: BTreeSet<String> =
+            change.removes.iter().filter_map(|f| f.dt).map(|dt| format!("'{dt}'")).collect();
+        let predicate = (!change.removes.is_empty() && self.spec.partitioned).then(|| {
+            format!("{PARTITION_COLUMN} IN ({})", days.into_iter().collect::<Vec<_>>().join(", "))
+        });
+        let operation = DeltaOperation::Write {
+            mode: if change.removes.is_empty() { SaveMode::Append } else { SaveMode::Overwrite },
+            partition_by: self.spec.partitioned.then(|| vec![PARTITION_COLUMN.to_owned()]),
+            predicate,
+        };
+        let builder = deltalake_core::kernel::transaction::CommitBuilder::from(
+            CommitProperties::default()
+                .with_max_retries(0)
+                .with_application_transaction(Transaction::new_with_last_update(
+                    APP_ID,
+                    batch,
+                    Some(now_ms),
+                )),
+        );
+        let committed = builder
+            .with_actions(removes.chain(adds).collect())
+            .build(Some(&self.state), self.log.clone(), operation)
+            .await?;
+        Ok(committed.version())
+    }
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table")
+            .field("name", &self.spec.name)
+            .field("version", &self.version())
+            .field("files", &self.files.len())
+            .finish()
+    }
+}
+
+fn add(file: &DataFile, now_ms: i64) -> Add {
+    Add {
+        path: file.path.clone(),
+        partition_values: file.partition_values(),
+        size: i64::try_from(file.bytes).unwrap_or(i64::MAX),
+        modification_time: now_ms,
+        data_change: true,
+        stats: Some(file.stats.clone()),
+        tags: Some(file.tags()),
+        deletion_vector: None,
+        base_row_id: None,
+        default_row_commit_version: None,
+        clustering_provider: None,
+    }
+}
+
+fn remove(file: &DataFile, now_ms: i64) -> Remove {
+    Remove {
+        path: file.path.clone(),
+        data_change: true,
+        deletion_timestamp: Some(now_ms),
+        extended_file_metadata: Some(true),
+        partition_values: Some(file.partition_values()),
+        size: Some(i64::try_from(file.bytes).unwrap_or(i64::MAX)),
+        tags: None,
+        deletion_vector: None,
+        base_row_id: None,
+        default_row_commit_version: None,
+    }
+}
+
+fn delta_schema(spec: &'static TableSpec) -> Result<deltalake_core::kernel::StructType, LakeError> {
+    use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel as _;
+    let arrow = crate::schema::arrow_schema(spec);
+    arrow.as_ref().try_into_kernel().map_err(|error: arrow::error::ArrowError| LakeError::Table {
+        table: spec.name,
+        operation: "create",
+        source: DeltaTableError::Arrow { source: error },
+    })
+}
+
+/// A log store on the lake's own client. The URL only names the folder below
+/// the lake's root: the client is rooted there, and paths in the log are relative.
+fn log_store(lake: &Lake, spec: &'static TableSpec) -> Result<LogStoreRef, LakeError> {
+    let folder = format!("tables/{}", spec.name);
+    let url = Url::parse(&format!("clickmill:///{folder}/")).map_err(|error| LakeError::Location {
+        location: folder.clone(),
+        reason: error.to_string(),
+    })?;
+    let prefixed = Arc::new(PrefixStore::new(Arc::clone(lake.store()), folder));
+    Ok(default_logstore(prefixed, Arc::clone(lake.store()), &url, &StorageConfig::default()))
+}
