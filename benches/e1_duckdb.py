@@ -124,7 +124,7 @@ WITH gaps AS (
 ), grouped AS (
     SELECT session_id, min(visitor_id) AS visitor_id, arg_max(user_id, session_seq) AS user_id,
         min(event_ts) AS started_at, max(event_ts) AS ended_at,
-        sum(least(epoch_us(gap), 300000000))::BIGINT AS engaged_us, count(*) AS events,
+        sum(least(epoch_us(gap), 300000000)) FILTER (gap IS NOT NULL)::BIGINT AS engaged_us, count(*) AS events,
         count(*) FILTER (event_name IN ('page_view', 'screen_view')) AS page_views,
         count(*) FILTER (event_name = 'product_view') AS product_views,
         count(*) FILTER (event_name = 'add_to_cart') AS add_to_carts,
