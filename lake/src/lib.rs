@@ -3,6 +3,7 @@
 
 pub mod aws;
 mod error;
+pub mod history;
 pub mod landing;
 pub mod raw;
 pub mod schema;

@@ -43,7 +43,9 @@ impl DataFile {
             reason: reason.to_owned(),
         };
         if view.deletion_vector_descriptor().is_some() {
-            return Err(corrupt("it has a deletion vector, which clickmill does not read; run OPTIMIZE or PURGE where it was written"));
+            return Err(corrupt(
+                "it has a deletion vector, which clickmill does not read; run OPTIMIZE or PURGE where it was written",
+            ));
         }
         let dt = if spec.partitioned {
             let values = view.partition_values_map();

@@ -253,9 +253,9 @@ impl Table {
             |source| LakeError::Table { table: self.spec.name, operation: "commit to", source };
         let mut last_error = None;
         for _ in 0..MAX_COMMIT_ATTEMPTS {
-            let newest = Self::load(&self.lake, self.spec, None).await?.ok_or_else(|| {
-                fail(DeltaTableError::NotATable("it has vanished".to_owned()))
-            })?;
+            let newest = Self::load(&self.lake, self.spec, None)
+                .await?
+                .ok_or_else(|| fail(DeltaTableError::NotATable("it has vanished".to_owned())))?;
             if newest.batch().await?.is_some_and(|applied| applied >= batch) {
                 return Ok(Committed::Before(newest.version()));
             }
@@ -266,9 +266,9 @@ impl Table {
                 Err(error) => last_error = Some(error),
             }
         }
-        Err(fail(last_error.unwrap_or_else(|| {
-            DeltaTableError::generic("no attempt was made to commit")
-        })))
+        Err(fail(
+            last_error.unwrap_or_else(|| DeltaTableError::generic("no attempt was made to commit")),
+        ))
     }
 
     /// Refuses where `newest` has other files than `self` in a partition that `change` replaces.
@@ -278,7 +278,8 @@ impl Table {
         }
         let replaced: BTreeSet<Option<Date>> = change.removes.iter().map(|f| f.dt).collect();
         let difference = newest.since(Some(self));
-        let touched = difference.adds.iter().chain(&difference.removes).find(|f| replaced.contains(&f.dt));
+        let touched =
+            difference.adds.iter().chain(&difference.removes).find(|f| replaced.contains(&f.dt));
         match touched {
             None => Ok(()),
             Some(file) => Err(LakeError::Conflict {
@@ -305,13 +306,9 @@ impl Table {
             predicate,
         };
         let builder = deltalake_core::kernel::transaction::CommitBuilder::from(
-            CommitProperties::default()
-                .with_max_retries(0)
-                .with_application_transaction(Transaction::new_with_last_update(
-                    APP_ID,
-                    batch,
-                    Some(now_ms),
-                )),
+            CommitProperties::default().with_max_retries(0).with_application_transaction(
+                Transaction::new_with_last_update(APP_ID, batch, Some(now_ms)),
+            ),
         );
         let committed = builder
             .with_actions(removes.chain(adds).collect())
@@ -376,9 +373,8 @@ fn delta_schema(spec: &'static TableSpec) -> Result<deltalake_core::kernel::Stru
 /// the lake's root: the client is rooted there, and paths in the log are relative.
 fn log_store(lake: &Lake, spec: &'static TableSpec) -> Result<LogStoreRef, LakeError> {
     let folder = format!("tables/{}", spec.name);
-    let url = Url::parse(&format!("clickmill:///{folder}/")).map_err(|error| LakeError::Location {
-        location: folder.clone(),
-        reason: error.to_string(),
+    let url = Url::parse(&format!("clickmill:///{folder}/")).map_err(|error| {
+        LakeError::Location { location: folder.clone(), reason: error.to_string() }
     })?;
     let prefixed = Arc::new(PrefixStore::new(Arc::clone(lake.store()), folder));
     Ok(default_logstore(prefixed, Arc::clone(lake.store()), &url, &StorageConfig::default()))

@@ -15,16 +15,14 @@ use datafusion::common::pruning::PrunableStatistics;
 use datafusion::common::{DFSchema, Result, ScalarValue, Statistics};
 use datafusion::datasource::TableType;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfigBuilder, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use object_store::path::Path;
@@ -145,7 +143,9 @@ impl LakeTable {
         let df_schema = DFSchema::try_from(Arc::clone(&self.schema))?;
         let predicate = state.create_physical_expr(predicate, &df_schema)?;
         let statistics = self.files.iter().map(|file| Arc::new(self.statistics(file))).collect();
-        let pruning = PruningPredicate::try_new(predicate, Arc::clone(&self.schema))?;
+        let pruning = PruningPredicateBuilder::new()
+            .with_file_schema(Arc::clone(&self.schema))
+            .try_build(predicate)?;
         let keep = pruning.prune(&PrunableStatistics::new(statistics, Arc::clone(&self.schema)))?;
         Ok(self.files.iter().zip(keep).filter_map(|(file, keep)| keep.then_some(file)).collect())
     }
@@ -187,11 +187,11 @@ impl TableProvider for LakeTable {
             .iter()
             .map(|file| {
                 let path = format!("tables/{}/{}", self.spec.name, file.path);
-                let mut partitioned = PartitionedFile::new(path, file.bytes)
-                    .with_partition_values(
-                        file.dt.map(|dt| ScalarValue::Date32(Some(dt.days()))).into_iter().collect(),
-                    );
-                partitioned.object_meta.location = Path::from(format!("tables/{}/{}", self.spec.name, file.path));
+                let mut partitioned = PartitionedFile::new(path, file.bytes).with_partition_values(
+                    file.dt.map(|dt| ScalarValue::Date32(Some(dt.days()))).into_iter().collect(),
+                );
+                partitioned.object_meta.location =
+                    Path::from(format!("tables/{}/{}", self.spec.name, file.path));
                 partitioned.statistics = Some(Arc::new(self.statistics(file)));
                 partitioned
             })
@@ -216,11 +216,12 @@ impl TableProvider for LakeTable {
             .with_pushdown_filters(options.pushdown_filters)
             .with_enable_page_index(options.enable_page_index);
         let groups = FileGroup::new(files).split_files(state.config().target_partitions());
-        let config = FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
-            .with_file_groups(groups)
-            .with_projection_indices(projection.cloned())?
-            .with_limit(limit.filter(|_| filters.is_empty()))
-            .build();
+        let config =
+            FileScanConfigBuilder::new(ObjectStoreUrl::parse(STORE_URL)?, Arc::new(source))
+                .with_file_groups(groups)
+                .with_projection_indices(projection.cloned())?
+                .with_limit(limit.filter(|_| filters.is_empty()))
+                .build();
         Ok(DataSourceExec::from_data_source(config))
     }
 }

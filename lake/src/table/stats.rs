@@ -65,7 +65,8 @@ impl Collector {
                     max.insert(range.name.to_owned(), json!(upper_bound(high)));
                 }
                 Some(Bounds::Instant(low, high)) => {
-                    let text = |micros: &i64| Timestamp::from_micros(*micros).map(|t| t.to_string());
+                    let text =
+                        |micros: &i64| Timestamp::from_micros(*micros).map(|t| t.to_string());
                     if let (Ok(low), Ok(high)) = (text(low), text(high)) {
                         min.insert(range.name.to_owned(), json!(low));
                         max.insert(range.name.to_owned(), json!(high));
