@@ -1,0 +1,304 @@
+//! Carries the spool's records to the sink, in order, one batch at a time.
+//!
+//! It never gives up and never skips: while the sink refuses, the spool keeps
+//! the data, until it is full and refuses in its turn. After each batch the
+//! checkpoint is written, so a restart begins after the last batch that was
+//! noted; a sink that can tell what it has (`resume_after`) is believed
+//! rather than the checkpoint.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::sink::{RecordKind, Sink, SinkBatch, SinkError, SpoolRecord};
+use crate::spool::{Spool, SpoolReader};
+
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// When a batch is sent: as soon as one of these is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Events, rejects and heartbeats, at most.
+    pub max_events: usize,
+    /// Bytes of lines; one record may exceed it.
+    pub max_bytes: usize,
+    /// How long the first record of a batch waits for others.
+    pub max_wait: Duration,
+}
+
+impl Default for BatchLimits {
+    /// 20,000 records, 16 MiB, 5 seconds: few and large objects for a lake.
+    fn default() -> Self {
+        Self {
+            max_events: 20_000,
+            max_bytes: 16 * 1024 * 1024,
+            max_wait: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What the sink last said; `None` while all is well.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SinkHealth(Arc<Mutex<Option<String>>>);
+
+pub(crate) struct Shipper {
+    spool: Arc<Spool>,
+    sink: Arc<dyn Sink>,
+    limits: BatchLimits,
+    health: SinkHealth,
+    /// Cancelled once the spool is closed: ship what is left, at once, and end.
+    drain: CancellationToken,
+    buffer: VecDeque<Buffered>,
+    buffered_bytes: usize,
+    buffering_since: Instant,
+    /// The segment that the reader is in.
+    reading: u64,
+    shipped: i64,
+}
+
+struct Buffered {
+    ordinal: u64,
+    record: SpoolRecord,
+}
+
+impl Shipper {
+    pub fn new(
+        spool: Arc<Spool>,
+        sink: Arc<dyn Sink>,
+        limits: BatchLimits,
+        health: SinkHealth,
+        drain: CancellationToken,
+    ) -> Self {
+        Self {
+            spool,
+            sink,
+            limits,
+            health,
+            drain,
+            buffer: VecDeque::new(),
+            buffered_bytes: 0,
+            buffering_since: Instant::now(),
+            reading: 0,
+            shipped: 0,
+        }
+    }
+
+    /// Until it has drained.
+    pub async fn run(mut self) {
+        self.shipped = self.resume().await;
+        let mut commits = self.spool.commits();
+        let mut reader = self.spool.reader();
+        loop {
+            commits.mark_unchanged();
+            let draining = self.drain.is_cancelled();
+            reader = self.fill(reader).await;
+            if self.buffer.is_empty() {
+                if draining {
+                    return;
+                }
+                tokio::select! {
+                    _ = commits.changed() => {}
+                    () = self.drain.cancelled() => {}
+                }
+                continue;
+            }
+            let due = self.buffering_since + self.limits.max_wait;
+            if !self.is_full() && !draining && Instant::now() < due {
+                tokio::select! {
+                    _ = commits.changed() => {}
+                    () = tokio::time::sleep_until(due) => {}
+                    () = self.drain.cancelled() => {}
+                }
+                continue;
+            }
+            let batch = self.take_batch();
+            self.send(batch).await;
+        }
+    }
+
+    /// The `wal_seq` after which to begin.
+    async fn resume(&self) -> i64 {
+        let status = self.spool.status();
+        let noted = status.shipped_wal_seq;
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+        loop {
+            let error = match self.sink.resume_after(&self.spool.collector_id()).await {
+                Ok(None) => return noted,
+                Ok(Some(has)) if has <= status.last_wal_seq => {
+                    if has < noted {
+                        tracing::warn!(
+                            sink_has = has,
+                            checkpoint = noted,
+                            "the sink holds less than was shipped (another sink, or one that lost \
+                             data): sending again what the spool still has"
+                        );
+                    }
+                    self.health.set(None);
+                    return has;
+                }
+                Ok(Some(has)) => SinkError::permanent(format!(
+                    "the sink holds wal_seq {has} of this collector but its spool ends at {}: the \
+                     spool is an old copy; stop this collector, move its folder away and start \
+                     with a new one",
+                    status.last_wal_seq
+                )),
+                Err(error) => error,
+            };
+            self.failed("ask the sink what it has", &error, &mut backoff).await;
+        }
+    }
+
+    /// Reads until a batch is full or the reader has caught up.
+    async fn fill(&mut self, mut reader: SpoolReader) -> SpoolReader {
+        while !self.is_full() {
+            let read = tokio::task::spawn_blocking(move || {
+                let frames = reader.next_frames();
+                (reader, frames)
+            })
+            .await;
+            let frames = match read {
+                Ok((back, frames)) => {
+                    reader = back;
+                    frames
+                }
+                Err(error) => {
+                    tracing::error!(%error, "reading the spool panicked; starting over");
+                    reader = self.start_over().await;
+                    continue;
+                }
+            };
+            match frames {
+                Ok(frames) if frames.is_empty() => break,
+                Ok(frames) => {
+                    for frame in frames {
+                        for record in frame.records {
+                            self.push(frame.ordinal, record);
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.health.set(Some(describe(&error)));
+                    tracing::error!(error = %describe(&error), "cannot read the spool; starting over");
+                    reader = self.start_over().await;
+                }
+            }
+        }
+        self.reading = reader.ordinal();
+        reader
+    }
+
+    async fn start_over(&mut self) -> SpoolReader {
+        tokio::time::sleep(LAST_RETRY).await;
+        self.buffer.clear();
+        self.buffered_bytes = 0;
+        self.spool.reader()
+    }
+
+    fn push(&mut self, ordinal: u64, record: SpoolRecord) {
+        // A heartbeat right after the last shipped record may go twice: it says nothing new.
+        let known = match record.kind {
+            RecordKind::Heartbeat => record.wal_seq < self.shipped,
+            RecordKind::Event | RecordKind::Reject => record.wal_seq <= self.shipped,
+        };
+        if known {
+            return;
+        }
+        if self.buffer.is_empty() {
+            self.buffering_since = Instant::now();
+        }
+        self.buffered_bytes += record.line.len();
+        self.buffer.push_back(Buffered { ordinal, record });
+    }
+
+    fn is_full(&self) -> bool {
+        self.buffer.len() >= self.limits.max_events || self.buffered_bytes >= self.limits.max_bytes
+    }
+
+    /// The longest prefix of the buffer within the limits, at least one record.
+    fn take_batch(&mut self) -> SinkBatch {
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        let mut last = self.shipped;
+        while let Some(next) = self.buffer.front() {
+            let len = next.record.line.len();
+            let fits = records.len() < self.limits.max_events && bytes + len <= self.limits.max_bytes;
+            if !fits && !records.is_empty() {
+                break;
+            }
+            bytes += len;
+            let Some(next) = self.buffer.pop_front() else { break };
+            if next.record.kind != RecordKind::Heartbeat {
+                last = next.record.wal_seq;
+            }
+            records.push(next.record);
+        }
+        self.buffered_bytes -= bytes;
+        SinkBatch {
+            collector_id: self.spool.collector_id(),
+            first_wal_seq: self.shipped + 1,
+            last_wal_seq: last,
+            records,
+        }
+    }
+
+    /// Sends until it is taken, then notes it.
+    async fn send(&mut self, batch: SinkBatch) {
+        let last = batch.last_wal_seq;
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+        while let Err(error) = self.sink.send(batch.clone()).await {
+            self.failed("send a batch", &error, &mut backoff).await;
+        }
+        self.health.set(None);
+        self.shipped = last;
+        let before = self.buffer.front().map_or(self.reading, |next| next.ordinal);
+        let spool = Arc::clone(&self.spool);
+        let noted = tokio::task::spawn_blocking(move || spool.checkpoint(last, before)).await;
+        // Not noting it costs a repetition after a restart, nothing more.
+        match noted {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(error = %describe(&error), "cannot write the spool's checkpoint");
+            }
+            Err(error) => tracing::error!(%error, "writing the checkpoint panicked"),
+        }
+    }
+
+    async fn failed(&self, operation: &str, error: &SinkError, backoff: &mut Backoff) {
+        let text = describe(error);
+        let wait = if error.is_retryable() { backoff.next() } else { LAST_RETRY };
+        if error.is_retryable() {
+            tracing::warn!(operation, error = %text, ?wait, "the sink refused; trying again");
+        } else {
+            tracing::error!(operation, error = %text, ?wait, "the sink refused; the spool keeps the data until this is put right");
+        }
+        self.health.set(Some(text));
+        tokio::time::sleep(wait).await;
+    }
+}
+
+impl SinkHealth {
+    pub fn get(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, error: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}
+
+/// The error and its causes, for a status line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
