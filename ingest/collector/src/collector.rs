@@ -235,13 +235,8 @@ impl CollectorBuilder {
         let (health, closing, drain) =
             (SinkHealth::default(), CancellationToken::new(), CancellationToken::new());
         let shipper = self.sink.map(|sink| {
-            let shipper = Shipper::new(
-                Arc::clone(&spool),
-                sink,
-                self.limits,
-                health.clone(),
-                drain.clone(),
-            );
+            let shipper =
+                Shipper::new(Arc::clone(&spool), sink, self.limits, health.clone(), drain.clone());
             tokio::spawn(shipper.run())
         });
         tokio::spawn(heartbeats(Arc::downgrade(&spool), self.heartbeat_every, closing.clone()));
@@ -252,11 +247,7 @@ impl CollectorBuilder {
 
 /// The first comes after one period: a collector that just started has nothing
 /// to say that its first event does not.
-async fn heartbeats(
-    spool: std::sync::Weak<Spool>,
-    every: Duration,
-    closing: CancellationToken,
-) {
+async fn heartbeats(spool: std::sync::Weak<Spool>, every: Duration, closing: CancellationToken) {
     loop {
         tokio::select! {
             () = closing.cancelled() => return,

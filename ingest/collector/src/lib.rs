@@ -16,8 +16,10 @@
 
 mod backoff;
 mod collector;
-pub mod sink;
+pub mod protocol;
+pub mod server;
 mod shipper;
+pub mod sink;
 pub mod spool;
 
 pub use clickmill_schemas::{Event, EventTime, Item, Money, Timestamp};

@@ -34,11 +34,7 @@ pub struct BatchLimits {
 impl Default for BatchLimits {
     /// 20,000 records, 16 MiB, 5 seconds: few and large objects for a lake.
     fn default() -> Self {
-        Self {
-            max_events: 20_000,
-            max_bytes: 16 * 1024 * 1024,
-            max_wait: Duration::from_secs(5),
-        }
+        Self { max_events: 20_000, max_bytes: 16 * 1024 * 1024, max_wait: Duration::from_secs(5) }
     }
 }
 
@@ -226,7 +222,8 @@ impl Shipper {
         let mut last = self.shipped;
         while let Some(next) = self.buffer.front() {
             let len = next.record.line.len();
-            let fits = records.len() < self.limits.max_events && bytes + len <= self.limits.max_bytes;
+            let fits =
+                records.len() < self.limits.max_events && bytes + len <= self.limits.max_bytes;
             if !fits && !records.is_empty() {
                 break;
             }

@@ -7,9 +7,13 @@
 //! already holds ([`Sink::resume_after`]) therefore gets each record exactly
 //! once; any other gets it at least once.
 
+pub mod kinesis;
+
 use std::error::Error;
 
 use async_trait::async_trait;
+
+pub use kinesis::{KinesisLimits, KinesisSink};
 
 /// What a line of the spool is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

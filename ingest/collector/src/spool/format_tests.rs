@@ -55,10 +55,26 @@ fn rejects_count_and_heartbeats_do_not() {
     assert_eq!(
         got,
         [
-            (40, RecordKind::Heartbeat, r#"{"heartbeat_ts":"2026-11-23T12:00:00.000000Z","collector_id":"00000000-0000-4000-8000-000000000001","last_wal_seq":40,"closing":false}"#),
-            (41, RecordKind::Event, r#"{"event_id":"e0","collector_id":"00000000-0000-4000-8000-000000000001","wal_seq":41}"#),
-            (42, RecordKind::Reject, r#"{"reject_id":"r","collector_id":"00000000-0000-4000-8000-000000000001","wal_seq":42}"#),
-            (42, RecordKind::Heartbeat, r#"{"heartbeat_ts":"2026-11-23T12:00:00.000000Z","collector_id":"00000000-0000-4000-8000-000000000001","last_wal_seq":42,"closing":true}"#),
+            (
+                40,
+                RecordKind::Heartbeat,
+                r#"{"heartbeat_ts":"2026-11-23T12:00:00.000000Z","collector_id":"00000000-0000-4000-8000-000000000001","last_wal_seq":40,"closing":false}"#
+            ),
+            (
+                41,
+                RecordKind::Event,
+                r#"{"event_id":"e0","collector_id":"00000000-0000-4000-8000-000000000001","wal_seq":41}"#
+            ),
+            (
+                42,
+                RecordKind::Reject,
+                r#"{"reject_id":"r","collector_id":"00000000-0000-4000-8000-000000000001","wal_seq":42}"#
+            ),
+            (
+                42,
+                RecordKind::Heartbeat,
+                r#"{"heartbeat_ts":"2026-11-23T12:00:00.000000Z","collector_id":"00000000-0000-4000-8000-000000000001","last_wal_seq":42,"closing":true}"#
+            ),
         ]
     );
 }
@@ -119,7 +135,7 @@ proptest! {
     ) {
         let (mut bytes, ends) = segment(&frames);
         let at = at.index(bytes.len());
-        bytes[at] ^= 1 << bit;
+        bytes[at] ^= 1_u8 << bit;
         let hit = ends.iter().filter(|end| **end <= at).count();
         let before: i64 = frames[..hit].iter().map(|n| *n as i64).sum();
         let lost = before + 1..=before + frames[hit] as i64;

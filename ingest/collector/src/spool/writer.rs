@@ -71,9 +71,7 @@ impl Writer {
         for request in group {
             let first_wal_seq = next;
             next += request.counted();
-            let answer = outcome
-                .clone()
-                .map(|_| Appended { first_wal_seq, next_wal_seq: next });
+            let answer = outcome.clone().map(|_| Appended { first_wal_seq, next_wal_seq: next });
             if let Some(ack) = request.ack {
                 // An appender that went away does not need its answer.
                 let _ = ack.send(answer);
@@ -93,8 +91,7 @@ impl Writer {
         };
         let entries = group.iter().flat_map(|request| &request.entries);
         let id = self.shared.collector_id.to_string();
-        let (frame, next) =
-            encode_frame(entries, &id, first, Shared::now()).map_err(failed)?;
+        let (frame, next) = encode_frame(entries, &id, first, Shared::now()).map_err(failed)?;
         let max = self.shared.options.max_bytes;
         let len = frame.len() as u64;
         if used + len > max {
