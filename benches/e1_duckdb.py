@@ -36,13 +36,32 @@ CREATE TABLE raw AS SELECT * FROM read_json('{lake}/raw/events/*/*/*.json.gz',
 
 DIMENSIONS = """
 CREATE TABLE pages AS
-SELECT page_url, lower(regexp_extract(page_url, '^[a-z]+://([^/?#:]+)', 1)) AS page_host,
-    coalesce(nullif(regexp_extract(page_url, '^[a-z]+://[^/?#]+([^?#]*)', 1), ''), '/') AS page_path,
-    CASE WHEN contains(page_url, '?') THEN map_from_entries(list_transform(
-        string_split(regexp_extract(page_url, '[?]([^#]*)', 1), '&'),
-        lambda pair: struct_pack(k := url_decode(split_part(pair, '=', 1)), v := url_decode(split_part(pair, '=', 2)))
-    )) END AS page_query
-FROM (SELECT DISTINCT page_url FROM raw WHERE page_url IS NOT NULL);
+WITH split AS (
+    SELECT page_url, lower(regexp_extract(page_url, '^[a-z]+://([^/?#:]+)', 1)) AS page_host,
+        coalesce(nullif(regexp_extract(page_url, '^[a-z]+://[^/?#]+([^?#]*)', 1), ''), '/') AS page_path,
+        CASE WHEN contains(page_url, '?') THEN map_from_entries(list_transform(
+            string_split(regexp_extract(page_url, '[?]([^#]*)', 1), '&'),
+            lambda pair: struct_pack(k := url_decode(split_part(pair, '=', 1)), v := url_decode(split_part(pair, '=', 2)))
+        )) END AS page_query
+    FROM (SELECT DISTINCT page_url FROM raw WHERE page_url IS NOT NULL)
+)
+SELECT *, regexp_replace(page_host, '^(www[.])+', '') AS page_site, page_query['utm_source'] AS utm_source,
+    page_query['utm_medium'] AS utm_medium, page_query['utm_campaign'] AS utm_campaign,
+    page_query['utm_term'] AS utm_term, page_query['utm_content'] AS utm_content,
+    list_filter(['gclid', 'wbraid', 'gbraid', 'dclid', 'msclkid', 'fbclid', 'ttclid', 'twclid', 'li_fat_id'],
+        lambda name: page_query[name] IS NOT NULL)[1] AS click_id_type,
+    page_query[click_id_type] AS click_id
+FROM split;
+
+CREATE TABLE referrers AS
+SELECT referrer_url, referrer_host, regexp_replace(referrer_host, '^(www[.])+', '') AS referrer_site,
+    CASE WHEN regexp_matches(referrer_host, '(^|[.])(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|startpage)([.]|$)')
+            THEN 'organic_search'
+         WHEN regexp_matches(referrer_host,
+            '(^|[.])((facebook|instagram|twitter|linkedin|pinterest|reddit|tiktok|youtube|snapchat|weibo)([.]|$)|(t[.]co|x[.]com|lnkd[.]in|youtu[.]be|vk[.]com)$)')
+            THEN 'social' ELSE 'referral' END AS referrer_kind
+FROM (SELECT referrer_url, lower(regexp_extract(referrer_url, '^[a-z]+://([^/?#:]+)', 1)) AS referrer_host
+    FROM (SELECT DISTINCT referrer_url FROM raw WHERE referrer_url IS NOT NULL));
 
 CREATE TABLE agents AS
 SELECT user_agent, is_bot, CASE WHEN is_bot THEN 'declared' END AS bot_reason,
@@ -84,13 +103,8 @@ SELECT event_id, event_name, source_protocol, source_event_name, app_id, platfor
     event_ts_reason, client_ts, sent_ts, received_ts, clock_skew_ms,
     received_ts - event_ts > INTERVAL 1 HOUR AS is_late, visitor_id, user_id, anonymous_id, network_id,
     device_id, client_session_id, session_id, session_seq, consent, page_url, page_host, page_path,
-    page_query, page_title, referrer_url, referrer_host,
-    coalesce(utm_source, page_query['utm_source']) AS utm_source,
-    coalesce(utm_medium, page_query['utm_medium']) AS utm_medium,
-    coalesce(utm_campaign, page_query['utm_campaign']) AS utm_campaign,
-    coalesce(utm_term, page_query['utm_term']) AS utm_term,
-    coalesce(utm_content, page_query['utm_content']) AS utm_content,
-    click_id, click_id_type, {channel} AS channel, 1 AS channel_rules_version,
+    page_query, page_title, referrer_url, referrer_host, utm_source, utm_medium, utm_campaign, utm_term,
+    utm_content, click_id, click_id_type, {channel} AS channel, 1 AS channel_rules_version,
     user_agent, browser, browser_version, os, os_version, device_class, screen_width, screen_height,
     language, timezone, ip_truncated, country, region, city, coalesce(is_bot, false) AS is_bot, bot_reason,
     coalesce(validation, 'ok') AS validation, order_id, checkout_id, cart_id, currency, revenue, total, tax,
@@ -98,16 +112,43 @@ SELECT event_id, event_name, source_protocol, source_event_name, app_id, platfor
     collector_id, wal_seq, shard_id, sequence_number,
     (hash(event_name, visitor_id, page_url, order_id, properties, items) >> 1)::BIGINT AS content_hash,
     event_ts::DATE AS dt
-FROM kept JOIN (SELECT rowid AS id, * FROM raw) USING (id)
-LEFT JOIN pages USING (page_url) LEFT JOIN agents USING (user_agent)
-LEFT JOIN (SELECT referrer_url, lower(regexp_extract(referrer_url, '^[a-z]+://([^/?#:]+)', 1)) AS referrer_host
-    FROM (SELECT DISTINCT referrer_url FROM raw WHERE referrer_url IS NOT NULL)) USING (referrer_url);
+FROM (
+    SELECT r.* REPLACE (coalesce(r.utm_source, p.utm_source) AS utm_source, coalesce(r.utm_medium, p.utm_medium) AS utm_medium,
+            coalesce(r.utm_campaign, p.utm_campaign) AS utm_campaign, coalesce(r.utm_term, p.utm_term) AS utm_term,
+            coalesce(r.utm_content, p.utm_content) AS utm_content, coalesce(r.click_id, p.click_id) AS click_id,
+            CASE WHEN r.click_id IS NULL THEN p.click_id_type ELSE r.click_id_type END AS click_id_type),
+        kept.* EXCLUDE (id), p.page_host, p.page_site, p.page_path, p.page_query,
+        f.* EXCLUDE (referrer_url), a.* EXCLUDE (user_agent),
+        coalesce(lower(coalesce(r.utm_source, p.utm_source)) IN {social_sources}, false) AS social_source
+    FROM kept JOIN raw r ON r.rowid = kept.id
+    LEFT JOIN pages p ON p.page_url = r.page_url LEFT JOIN agents a ON a.user_agent = r.user_agent
+    LEFT JOIN referrers f ON f.referrer_url = r.referrer_url
+);
 """
 
-# As in transform's rules, version 1. The same text serves both engines' authors as the definition.
+# transform's channel rules, version 1 (transform/src/decode/enrich.rs).
 CHANNEL = """CASE
-        WHEN referrer_host = page_host AND utm_source IS NULL THEN 'internal'
-        ELSE 'direct' END"""
+        WHEN lower(utm_medium) IN ('cpc', 'ppc', 'paidsearch', 'paid_search', 'sem')
+            THEN CASE WHEN social_source THEN 'paid_social' ELSE 'paid_search' END
+        WHEN lower(utm_medium) IN ('paid_social', 'paidsocial', 'cpm_social') THEN 'paid_social'
+        WHEN lower(utm_medium) IN ('display', 'cpm', 'banner') THEN 'display'
+        WHEN lower(utm_medium) IN ('email', 'e-mail', 'newsletter') THEN 'email'
+        WHEN lower(utm_medium) IN ('affiliate', 'affiliates') THEN 'affiliate'
+        WHEN lower(utm_medium) IN ('social', 'social-network', 'social_media', 'sm') THEN 'social'
+        WHEN lower(utm_medium) = 'organic' THEN 'organic_search'
+        WHEN lower(utm_medium) = 'referral' THEN 'referral'
+        WHEN click_id_type IN ('gclid', 'wbraid', 'gbraid', 'msclkid') THEN 'paid_search'
+        WHEN click_id_type = 'dclid' THEN 'display'
+        WHEN click_id_type IN ('ttclid', 'twclid', 'li_fat_id') THEN 'paid_social'
+        WHEN click_id_type = 'fbclid' THEN 'social'
+        WHEN lower(utm_source) IN ('newsletter', 'email') THEN 'email'
+        WHEN social_source THEN 'social'
+        WHEN referrer_host IS NULL THEN CASE WHEN utm_source IS NULL THEN 'direct' ELSE 'referral' END
+        WHEN page_site = referrer_site OR ends_with(page_site, '.' || referrer_site)
+            OR ends_with(referrer_site, '.' || page_site) THEN 'internal'
+        ELSE referrer_kind END"""
+SOCIAL_SOURCES = """('facebook', 'instagram', 't.co', 'twitter', 'x', 'linkedin', 'lnkd.in', 'pinterest', 'reddit',
+    'tiktok', 'youtube', 'youtu.be', 'snapchat', 'vk', 'weibo')"""
 
 SESSIONS = """
 CREATE TABLE sessions AS
@@ -241,8 +282,9 @@ def main():
     db.execute(LOAD.format(**fill))
     db.execute(DIMENSIONS)
     db.execute(SESSIONIZE)
-    db.execute(EVENTS.format(channel=CHANNEL))
+    db.execute(EVENTS.format(channel=CHANNEL, social_sources=SOCIAL_SOURCES))
     write(db, args.out, "events", "enriched")
+    db.execute(f"CREATE OR REPLACE VIEW enriched AS FROM read_parquet('{args.out}/events/*/*.parquet', hive_partitioning = true)")
     db.execute(SESSIONS)
     write(db, args.out, "sessions")
     db.execute(ORDERS.format(**fill))
@@ -253,7 +295,7 @@ def main():
 
 def write(db, out, table, source=None):
     db.execute(
-        f"COPY (FROM {source or table}) TO '{out / table}' (FORMAT parquet, COMPRESSION zstd, PARTITION_BY (dt))"
+        f"COPY (FROM {source or table}) TO '{out / table}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1, PARTITION_BY (dt))"
     )
 
 

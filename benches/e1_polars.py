@@ -47,6 +47,15 @@ EVENT_COLUMNS = """event_id event_name source_protocol source_event_name app_id 
     screen_height language timezone ip_truncated country region city is_bot bot_reason validation order_id
     checkout_id cart_id currency revenue total tax shipping discount coupon search_query list_id promotion_id
     items properties context collector_id wal_seq shard_id sequence_number content_hash dt""".split()
+UTM = ["utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"]
+CLICK_IDS = ["gclid", "wbraid", "gbraid", "dclid", "msclkid", "fbclid", "ttclid", "twclid", "li_fat_id"]
+SOCIAL_SOURCES = """facebook instagram t.co twitter x linkedin lnkd.in pinterest reddit tiktok youtube youtu.be
+    snapchat vk weibo""".split()
+SEARCH_HOSTS = r"(^|\.)(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|startpage)(\.|$)"
+SOCIAL_HOSTS = (
+    r"(^|\.)((facebook|instagram|twitter|linkedin|pinterest|reddit|tiktok|youtube|snapchat|weibo)(\.|$)"
+    r"|(t\.co|x\.com|lnkd\.in|youtu\.be|vk\.com)$)"
+)
 HALF_HOUR = pl.duration(minutes=30)
 
 
@@ -113,12 +122,27 @@ def dimensions(raw):
     param = lambda name: col("page_query").list.eval(
         pl.when(pl.element().struct["key"] == name).then(pl.element().struct["value"])
     ).list.drop_nulls().list.first().alias("url_" + name)
-    pages = pages.with_columns(
-        [param(name) for name in ["utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"]]
-    ).collect(engine="streaming")
+    pages = (
+        pages.with_columns(
+            [param(name) for name in UTM + CLICK_IDS],
+            page_site=col("page_host").str.replace(r"^(www\.)+", ""),
+        )
+        .with_columns(
+            url_click_id=pl.coalesce(["url_" + name for name in CLICK_IDS]),
+            url_click_id_type=pl.coalesce([pl.when(col("url_" + n).is_not_null()).then(pl.lit(n)) for n in CLICK_IDS]),
+        )
+        .drop(["url_" + name for name in CLICK_IDS])
+        .collect(engine="streaming")
+    )
+    referrer = col("referrer_host")
     referrers = (
         raw.select("referrer_url").unique().drop_nulls()
         .with_columns(referrer_host=col("referrer_url").str.extract(host).str.to_lowercase())
+        .with_columns(
+            referrer_site=referrer.str.replace(r"^(www\.)+", ""),
+            referrer_kind=pl.when(referrer.str.contains(SEARCH_HOSTS)).then(pl.lit("organic_search"))
+            .when(referrer.str.contains(SOCIAL_HOSTS)).then(pl.lit("social")).otherwise(pl.lit("referral")),
+        )
         .collect(engine="streaming")
     )
     agent = col("user_agent")
@@ -149,10 +173,31 @@ def dimensions(raw):
 
 
 def channel():
-    """As in transform's rules, version 1."""
+    """transform's rules, version 1 (transform/src/decode/enrich.rs)."""
+    medium, source, click = col("utm_medium").str.to_lowercase(), col("utm_source").str.to_lowercase(), col("click_id_type")
+    page, referrer = col("page_site"), col("referrer_site")
+    social = source.is_in(SOCIAL_SOURCES).fill_null(False)
     return (
-        pl.when((col("referrer_host") == col("page_host")) & col("utm_source").is_null())
-        .then(pl.lit("internal")).otherwise(pl.lit("direct"))
+        pl.when(medium.is_in(["cpc", "ppc", "paidsearch", "paid_search", "sem"]))
+        .then(pl.when(social).then(pl.lit("paid_social")).otherwise(pl.lit("paid_search")))
+        .when(medium.is_in(["paid_social", "paidsocial", "cpm_social"])).then(pl.lit("paid_social"))
+        .when(medium.is_in(["display", "cpm", "banner"])).then(pl.lit("display"))
+        .when(medium.is_in(["email", "e-mail", "newsletter"])).then(pl.lit("email"))
+        .when(medium.is_in(["affiliate", "affiliates"])).then(pl.lit("affiliate"))
+        .when(medium.is_in(["social", "social-network", "social_media", "sm"])).then(pl.lit("social"))
+        .when(medium == "organic").then(pl.lit("organic_search"))
+        .when(medium == "referral").then(pl.lit("referral"))
+        .when(click.is_in(["gclid", "wbraid", "gbraid", "msclkid"])).then(pl.lit("paid_search"))
+        .when(click == "dclid").then(pl.lit("display"))
+        .when(click.is_in(["ttclid", "twclid", "li_fat_id"])).then(pl.lit("paid_social"))
+        .when(click == "fbclid").then(pl.lit("social"))
+        .when(source.is_in(["newsletter", "email"])).then(pl.lit("email"))
+        .when(social).then(pl.lit("social"))
+        .when(col("referrer_host").is_null())
+        .then(pl.when(source.is_null()).then(pl.lit("direct")).otherwise(pl.lit("referral")))
+        .when((page == referrer) | page.str.ends_with(pl.lit(".") + referrer) | referrer.str.ends_with(pl.lit(".") + page))
+        .then(pl.lit("internal"))
+        .otherwise("referrer_kind")
     )
 
 
@@ -164,8 +209,9 @@ def enrich(raw, kept):
         .join(referrers, on="referrer_url", how="left")
         .join(agents, on="user_agent", how="left")
         .with_columns(
-            [pl.coalesce(n, "url_" + n).alias(n)
-             for n in ["utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"]],
+            [pl.coalesce(name, "url_" + name).alias(name) for name in UTM],
+            click_id=pl.coalesce("click_id", "url_click_id"),
+            click_id_type=pl.when(col("click_id").is_null()).then("url_click_id_type").otherwise("click_id_type"),
             is_late=col("received_ts") - col("event_ts") > pl.duration(hours=1),
             is_bot=col("is_bot").fill_null(False),
             dt=col("event_ts").dt.date(),
@@ -364,7 +410,7 @@ def main():
 
 def write(frame, folder):
     frame.sink_parquet(
-        pl.PartitionBy(folder, key="dt", include_key=False), compression="zstd", mkdir=True, maintain_order=False,
+        pl.PartitionBy(folder, key="dt", include_key=False), compression="zstd", compression_level=1, mkdir=True, maintain_order=False,
         engine="streaming",
     )
 
