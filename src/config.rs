@@ -11,6 +11,9 @@ use serde::Deserialize;
 pub struct Config {
     /// The lake's URL, when `--lake` and `CLICKMILL_LAKE` do not give one.
     pub lake: Option<String>,
+    /// The HTTP collector.
+    #[serde(default)]
+    pub collector: clickmill_collector::CollectorConfig,
 }
 
 impl Config {

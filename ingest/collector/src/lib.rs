@@ -16,6 +16,7 @@
 
 mod backoff;
 mod collector;
+mod config;
 pub mod protocol;
 pub mod server;
 mod shipper;
@@ -27,4 +28,5 @@ pub use collector::{
     Collector, CollectorBuilder, CollectorError, CollectorStatus, Drained, HEARTBEAT_EVERY,
     MAX_LINE_BYTES, TrackError,
 };
+pub use config::CollectorConfig;
 pub use shipper::BatchLimits;

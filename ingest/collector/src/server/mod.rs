@@ -30,7 +30,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-pub use auth::WriteKeys;
+pub use auth::{DEFAULT_APP_ID, WriteKeys};
 
 use crate::Collector;
 
