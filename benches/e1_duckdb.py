@@ -64,19 +64,28 @@ FROM (SELECT referrer_url, lower(regexp_extract(referrer_url, '^[a-z]+://([^/?#:
     FROM (SELECT DISTINCT referrer_url FROM raw WHERE referrer_url IS NOT NULL));
 
 CREATE TABLE agents AS
-SELECT user_agent, is_bot, CASE WHEN is_bot THEN 'declared' END AS bot_reason,
-    CASE browser WHEN 'CriOS' THEN 'Chrome' WHEN 'Version' THEN 'Safari' ELSE browser END AS browser,
-    browser_version, os, replace(os_version, '_', '.') AS os_version,
-    CASE WHEN is_bot THEN 'bot' WHEN contains(user_agent, 'iPad') THEN 'tablet'
-         WHEN contains(user_agent, 'Mobile') THEN 'mobile' WHEN os IS NULL THEN 'other' ELSE 'desktop' END AS device_class
-FROM (SELECT user_agent, regexp_matches(user_agent, '(?i)bot|crawler|spider') AS is_bot,
-    nullif(regexp_extract(user_agent, '(Edg|OPR|Firefox|CriOS|Chrome|Version)/([0-9.]+)', 1), '') AS browser,
-    nullif(regexp_extract(user_agent, '(Edg|OPR|Firefox|CriOS|Chrome|Version)/([0-9.]+)', 2), '') AS browser_version,
-    CASE WHEN contains(user_agent, 'Windows NT') THEN 'Windows' WHEN regexp_matches(user_agent, 'iPhone|iPad') THEN 'iOS'
-         WHEN contains(user_agent, 'Mac OS X') THEN 'macOS' WHEN contains(user_agent, 'Android') THEN 'Android'
-         WHEN contains(user_agent, 'Linux') THEN 'Linux' END AS os,
-    nullif(regexp_extract(user_agent, '(?:Windows NT|OS|Mac OS X|Android) ([0-9._]+)', 1), '') AS os_version
-    FROM (SELECT DISTINCT user_agent FROM raw WHERE user_agent IS NOT NULL));
+WITH marks AS (
+    SELECT user_agent, lower(user_agent) AS ua,
+        regexp_matches(ua, 'headlesschrome|phantomjs|puppeteer|playwright') AS headless,
+        regexp_matches(ua, 'bot|crawl|spider|slurp|curl/|wget/|python-requests|python-urllib|go-http-client|java/|scrapy') AS declared
+    FROM (SELECT DISTINCT user_agent FROM raw WHERE user_agent IS NOT NULL)
+)
+SELECT user_agent, headless OR declared AS is_bot,
+    CASE WHEN headless THEN 'headless' WHEN declared THEN 'declared' END AS bot_reason,
+    CASE WHEN declared THEN nullif(regexp_extract(user_agent, '([A-Za-z]+[Bb]ot)', 1), '')
+         WHEN contains(user_agent, 'Edg/') THEN 'Edge' WHEN contains(user_agent, 'OPR/') THEN 'Opera'
+         WHEN contains(user_agent, 'Firefox/') THEN 'Firefox' WHEN regexp_matches(user_agent, 'Chrome/|CriOS/') THEN 'Chrome'
+         WHEN contains(user_agent, 'Safari/') THEN 'Safari' END AS browser,
+    CASE WHEN NOT declared THEN nullif(regexp_extract(user_agent, '(?:Edg|OPR|Firefox|Chrome|CriOS|Version)/([0-9.]+)', 1), '')
+        END AS browser_version,
+    CASE WHEN contains(ua, 'iphone') THEN 'iPhone' WHEN contains(ua, 'ipad') THEN 'iPad' WHEN contains(ua, 'android') THEN 'Android'
+         WHEN contains(ua, 'windows nt 10') THEN 'Windows 10' WHEN contains(ua, 'windows nt 6.1') THEN 'Windows 7'
+         WHEN contains(ua, 'mac os x') THEN 'Mac OSX' WHEN contains(ua, 'linux') THEN 'Linux' END AS os,
+    nullif(replace(regexp_extract(user_agent, '(?:iPhone OS|CPU OS|Mac OS X|Android|Windows) ((?:NT )?[0-9._]+)', 1), '_', '.'), '') AS os_version,
+    CASE WHEN headless OR declared THEN 'bot'
+         WHEN regexp_matches(ua, 'ipad|tablet') OR contains(ua, 'android') AND NOT contains(ua, 'mobile') THEN 'tablet'
+         WHEN os IN ('iPhone', 'Android') THEN 'mobile' WHEN os IS NULL THEN 'other' ELSE 'desktop' END AS device_class
+FROM marks;
 """
 
 SESSIONIZE = """
@@ -165,7 +174,7 @@ WITH gaps AS (
 ), grouped AS (
     SELECT session_id, min(visitor_id) AS visitor_id, arg_max(user_id, session_seq) AS user_id,
         min(event_ts) AS started_at, max(event_ts) AS ended_at,
-        sum(least(epoch_us(gap), 300000000)) FILTER (gap IS NOT NULL)::BIGINT AS engaged_us, count(*) AS events,
+        sum(least(epoch_us(gap) // 1000, 300000)) FILTER (gap IS NOT NULL)::BIGINT AS engaged_ms, count(*) AS events,
         count(*) FILTER (event_name IN ('page_view', 'screen_view')) AS page_views,
         count(*) FILTER (event_name = 'product_view') AS product_views,
         count(*) FILTER (event_name = 'add_to_cart') AS add_to_carts,
@@ -186,14 +195,13 @@ WITH gaps AS (
     FROM gaps GROUP BY session_id
 )
 SELECT session_id, visitor_id, user_id, started_at, ended_at,
-    epoch_us(ended_at - started_at) // 1000 AS duration_ms, coalesce(engaged_us, 0) // 1000 AS engaged_ms,
+    epoch_us(ended_at - started_at) // 1000 AS duration_ms, coalesce(engaged_ms, 0) AS engaged_ms,
     events = 1 AND bought = 0 AS is_bounce, events, page_views, product_views, add_to_carts, checkouts, searches,
     coalesce(orders, 0) AS orders, revenue::DECIMAL(18,4) AS revenue, currency,
     product_views > 0 AS has_product_view, add_to_carts > 0 AS has_add_to_cart, checkouts > 0 AS has_checkout,
     bought > 0 AS has_purchase, landing_url, landing_path, exit_path, referrer_host, channel, utm_source, utm_medium,
     utm_campaign, coalesce(last_touch.channel, channel) AS last_channel,
-    CASE WHEN last_touch IS NULL THEN utm_source ELSE last_touch.utm_source END AS last_utm_source,
-    CASE WHEN last_touch IS NULL THEN utm_campaign ELSE last_touch.utm_campaign END AS last_utm_campaign,
+    last_touch.utm_source AS last_utm_source, last_touch.utm_campaign AS last_utm_campaign,
     device_class, browser, os, language, country, region, is_bot, late_events, started_at::DATE AS dt
 FROM grouped LEFT JOIN purchases USING (session_id);
 """
@@ -219,48 +227,58 @@ FROM read_json('{lake}/exports/dynamodb/AWSDynamoDB/*/data/*.json.gz', format = 
 
 CREATE TABLE orders_enriched AS
 WITH bought AS (
-    SELECT order_id, event_id, app_id, event_ts, coalesce(total, revenue) AS event_total, currency, visitor_id, session_id
+    SELECT order_id, event_id, app_id, event_ts, coalesce(total, revenue) AS amount, currency, tax, shipping, coupon,
+        country, region, city, user_id, visitor_id, session_id
     FROM enriched WHERE event_name = 'purchase' AND order_id IS NOT NULL
-    QUALIFY row_number() OVER (PARTITION BY order_id ORDER BY event_ts, event_id) = 1
+    QUALIFY row_number() OVER (PARTITION BY order_id ORDER BY event_ts, app_id, event_id) = 1
+), joined AS (
+    SELECT o.*, b.order_id AS event_order_id, b.event_id, b.app_id AS event_app_id, b.event_ts, b.amount, b.visitor_id,
+        b.session_id
+    FROM orders o LEFT JOIN bought b
+        ON o.order_id = b.order_id AND abs(date_diff('day', b.event_ts::DATE, o.ordered_at::DATE)) <= 7
+    UNION ALL BY NAME
+    SELECT NULL AS order_id, order_id AS event_order_id, user_id AS customer_id, event_ts AS ordered_at, currency, tax,
+        shipping, coupon, country, region, city, event_id, app_id AS event_app_id, event_ts, amount, visitor_id, session_id
+    FROM bought b WHERE NOT EXISTS (SELECT 1 FROM orders o WHERE o.order_id = b.order_id
+        AND abs(date_diff('day', b.event_ts::DATE, o.ordered_at::DATE)) <= 7)
 )
-SELECT coalesce(o.order_id, b.order_id) AS order_id,
-    CASE WHEN b.order_id IS NULL THEN 'order_only' WHEN o.order_id IS NULL THEN 'event_only'
-         WHEN o.total <> b.event_total THEN 'value_mismatch' ELSE 'matched' END AS match_status,
-    o.customer_id, coalesce(o.ordered_at, b.event_ts) AS ordered_at, o.status,
-    coalesce(o.currency, b.currency) AS currency, o.subtotal, o.discount, o.tax, o.shipping, o.total, o.refunded,
-    (o.total - coalesce(o.refunded, 0))::DECIMAL(18,4) AS net_total, o.coupon, o.country, o.region, o.city,
-    o.channel_hint, b.event_id, b.app_id AS event_app_id, b.event_ts, b.event_total,
-    CASE WHEN b.order_id IS NULL THEN o.total END AS missed_total, b.visitor_id, b.session_id,
-    s.started_at AS session_started_at,
-    epoch_us(coalesce(o.ordered_at, b.event_ts) - s.started_at) // 1000 AS latency_ms,
+SELECT coalesce(order_id, event_order_id) AS order_id,
+    CASE WHEN event_order_id IS NULL THEN 'order_only' WHEN order_id IS NULL THEN 'event_only'
+         WHEN amount IS NULL OR amount IN (total, subtotal - coalesce(discount, 0), subtotal) THEN 'matched'
+         ELSE 'value_mismatch' END AS match_status,
+    customer_id, ordered_at, status, j.currency, subtotal, discount, tax, shipping, total, refunded,
+    (total - coalesce(refunded, 0))::DECIMAL(18,4) AS net_total, coupon, j.country, j.region, city, channel_hint,
+    event_id, event_app_id, event_ts, amount AS event_total,
+    CASE WHEN event_order_id IS NULL THEN total END AS missed_total, j.visitor_id, j.session_id,
+    s.started_at AS session_started_at, epoch_us(ordered_at - s.started_at) // 1000 AS latency_ms,
     s.last_channel AS channel, s.last_utm_source AS utm_source, s.last_utm_campaign AS utm_campaign, s.device_class,
-    coalesce(o.ordered_at, b.event_ts)::DATE AS dt
-FROM orders o FULL JOIN bought b
-    ON o.order_id = b.order_id AND b.event_ts BETWEEN o.ordered_at - INTERVAL 7 DAY AND o.ordered_at + INTERVAL 7 DAY
-LEFT JOIN sessions s ON s.session_id = b.session_id;
+    ordered_at::DATE AS dt
+FROM joined j LEFT JOIN sessions s ON s.session_id = j.session_id;
 """
 
 PRODUCT_DAILY = """
 CREATE TABLE product_daily AS
 WITH seen AS (
     SELECT item.product_id AS product_id, dt, min(item.category) AS category,
-        count(*) FILTER (event_name = 'product_list_view') AS impressions,
+        min(item.name) AS name, min(item.brand) AS brand,
+        count(*) FILTER (event_name IN ('product_list_view', 'product_list_filter', 'search')) AS impressions,
         count(*) FILTER (event_name = 'product_click') AS clicks,
         count(*) FILTER (event_name = 'product_view') AS views,
         count(DISTINCT visitor_id) FILTER (event_name = 'product_view') AS viewers,
         count(*) FILTER (event_name = 'add_to_cart') AS carts
     FROM (SELECT event_name, visitor_id, dt, unnest(items) AS item FROM enriched WHERE NOT is_bot
-          AND event_name IN ('product_list_view', 'product_click', 'product_view', 'add_to_cart'))
+)
     WHERE item.product_id IS NOT NULL GROUP BY ALL
 ), sold AS (
     SELECT product_id, ordered_at::DATE AS dt, count(DISTINCT order_id) FILTER (quantity > 0) AS orders,
         sum(quantity) AS units, sum(quantity * unit_price - coalesce(i.discount, 0)) AS revenue
     FROM order_items i JOIN orders USING (order_id) GROUP BY ALL
 )
-SELECT product_id, p.name, p.brand, coalesce(p.category, seen.category) AS category,
+SELECT product_id, coalesce(p.name, seen.name) AS name, coalesce(p.brand, seen.brand) AS brand,
+    CASE WHEN p.product_id IS NULL THEN seen.category ELSE p.category END AS category,
     coalesce(impressions, 0) AS impressions, coalesce(clicks, 0) AS clicks, coalesce(views, 0) AS views,
     coalesce(viewers, 0) AS viewers, coalesce(carts, 0) AS carts, coalesce(orders, 0) AS orders,
-    coalesce(units, 0)::BIGINT AS units, coalesce(revenue, 0)::DECIMAL(18,4) AS revenue,
+    coalesce(units, 0)::BIGINT AS units, revenue::DECIMAL(18,4) AS revenue,
     coalesce(orders, 0) / nullif(views, 0) AS conversion, p.price, p.currency, p.stock, false AS asof_backfilled, dt
 FROM seen FULL JOIN sold USING (product_id, dt) LEFT JOIN products p USING (product_id);
 """

@@ -56,6 +56,7 @@ SOCIAL_HOSTS = (
     r"(^|\.)((facebook|instagram|twitter|linkedin|pinterest|reddit|tiktok|youtube|snapchat|weibo)(\.|$)"
     r"|(t\.co|x\.com|lnkd\.in|youtu\.be|vk\.com)$)"
 )
+BOTS = "bot|crawl|spider|slurp|curl/|wget/|python-requests|python-urllib|go-http-client|java/|scrapy"
 HALF_HOUR = pl.duration(minutes=30)
 
 
@@ -145,28 +146,35 @@ def dimensions(raw):
         )
         .collect(engine="streaming")
     )
-    agent = col("user_agent")
-    product = r"(Edg|OPR|Firefox|CriOS|Chrome|Version)/([0-9.]+)"
+    agent, has = col("user_agent"), lambda text: col("ua").str.contains(text)
     agents = (
         raw.select("user_agent").unique().drop_nulls()
+        .with_columns(ua=agent.str.to_lowercase())
+        .with_columns(headless=has("headlesschrome|phantomjs|puppeteer|playwright"), declared=has(BOTS))
         .with_columns(
-            is_bot=agent.str.contains("(?i)bot|crawler|spider"),
-            browser=agent.str.extract(product, 1).replace({"CriOS": "Chrome", "Version": "Safari"}),
-            browser_version=agent.str.extract(product, 2),
-            os=pl.when(agent.str.contains("Windows NT", literal=True)).then(pl.lit("Windows"))
-            .when(agent.str.contains("iPhone|iPad")).then(pl.lit("iOS"))
-            .when(agent.str.contains("Mac OS X", literal=True)).then(pl.lit("macOS"))
-            .when(agent.str.contains("Android", literal=True)).then(pl.lit("Android"))
-            .when(agent.str.contains("Linux", literal=True)).then(pl.lit("Linux")),
-            os_version=agent.str.extract(r"(?:Windows NT|OS|Mac OS X|Android) ([0-9._]+)").str.replace_all("_", "."),
+            is_bot=col("headless") | col("declared"),
+            bot_reason=pl.when("headless").then(pl.lit("headless")).when("declared").then(pl.lit("declared")),
+            browser=pl.when("declared").then(agent.str.extract("([A-Za-z]+[Bb]ot)"))
+            .when(has("edg/")).then(pl.lit("Edge")).when(has("opr/")).then(pl.lit("Opera"))
+            .when(has("firefox/")).then(pl.lit("Firefox")).when(has("chrome/|crios/")).then(pl.lit("Chrome"))
+            .when(has("safari/")).then(pl.lit("Safari")),
+            browser_version=pl.when(~col("declared")).then(
+                agent.str.extract(r"(?:Edg|OPR|Firefox|Chrome|CriOS|Version)/([0-9.]+)")
+            ),
+            os=pl.when(has("iphone")).then(pl.lit("iPhone")).when(has("ipad")).then(pl.lit("iPad"))
+            .when(has("android")).then(pl.lit("Android")).when(has("windows nt 10")).then(pl.lit("Windows 10"))
+            .when(has("windows nt 6.1")).then(pl.lit("Windows 7")).when(has("mac os x")).then(pl.lit("Mac OSX"))
+            .when(has("linux")).then(pl.lit("Linux")),
+            os_version=agent.str.extract(r"(?:iPhone OS|CPU OS|Mac OS X|Android|Windows) ((?:NT )?[0-9._]+)")
+            .str.replace_all("_", "."),
         )
         .with_columns(
-            bot_reason=pl.when("is_bot").then(pl.lit("declared")),
             device_class=pl.when("is_bot").then(pl.lit("bot"))
-            .when(agent.str.contains("iPad", literal=True)).then(pl.lit("tablet"))
-            .when(agent.str.contains("Mobile", literal=True)).then(pl.lit("mobile"))
+            .when(has("ipad|tablet") | (has("android") & ~has("mobile"))).then(pl.lit("tablet"))
+            .when(col("os").is_in(["iPhone", "Android"])).then(pl.lit("mobile"))
             .when(col("os").is_null()).then(pl.lit("other")).otherwise(pl.lit("desktop")),
         )
+        .drop("ua", "headless", "declared")
         .collect(engine="streaming")
     )
     return pages.lazy(), referrers.lazy(), agents.lazy()
@@ -246,19 +254,19 @@ def sessions_of(events):
     same = col("session_seq") > 1
     return (
         sorted_events
-        .with_columns(gap_us=pl.when(same).then(gap.dt.total_microseconds().clip(upper_bound=300_000_000)))
+        .with_columns(gap_ms=pl.when(same).then(gap.dt.total_milliseconds().clip(upper_bound=300_000)))
         .group_by("session_id", maintain_order=True)
         .agg(
             first("visitor_id"), col("user_id").drop_nulls().last(),
             started_at=col("event_ts").first(), ended_at=col("event_ts").last(),
-            engaged_ms=col("gap_us").sum() // 1000, events=pl.len().cast(pl.Int64),
+            engaged_ms=col("gap_ms").sum(), events=pl.len().cast(pl.Int64),
             page_views=count("page_view", "screen_view"), product_views=count("product_view"),
             add_to_carts=count("add_to_cart"), checkouts=count("begin_checkout"), searches=count("search"),
             bought=count("purchase"),
             landing_url=col("page_url").drop_nulls().first(), landing_path=col("page_path").drop_nulls().first(),
             exit_path=col("page_path").drop_nulls().last(), referrer_host=first("referrer_host"),
             channel=first("channel"), utm_source=first("utm_source"), utm_medium=first("utm_medium"),
-            utm_campaign=first("utm_campaign"), touched=touch.any(), touch_channel=last_touch("channel"),
+            utm_campaign=first("utm_campaign"), touch_channel=last_touch("channel"),
             touch_source=last_touch("utm_source"), touch_campaign=last_touch("utm_campaign"),
             device_class=first("device_class"), browser=first("browser"), os=first("os"),
             language=first("language"), country=first("country"), region=first("region"),
@@ -275,8 +283,7 @@ def sessions_of(events):
             (col("bought") > 0).alias("has_purchase"), "landing_url", "landing_path", "exit_path",
             "referrer_host", "channel", "utm_source", "utm_medium", "utm_campaign",
             pl.coalesce("touch_channel", "channel").alias("last_channel"),
-            pl.when("touched").then("touch_source").otherwise("utm_source").alias("last_utm_source"),
-            pl.when("touched").then("touch_campaign").otherwise("utm_campaign").alias("last_utm_campaign"),
+            col("touch_source").alias("last_utm_source"), col("touch_campaign").alias("last_utm_campaign"),
             "device_class", "browser", "os", "language", "country", "region", "is_bot", "late_events",
             col("started_at").dt.date().alias("dt"),
         )
@@ -308,22 +315,26 @@ def catalog_of(lake):
 
 
 def enrich_orders(orders, events, sessions):
+    shared = ["currency", "tax", "shipping", "coupon", "country", "region", "city"]
     bought = (
         events.filter((col("event_name") == "purchase") & col("order_id").is_not_null())
-        .select("order_id", "event_id", "app_id", "event_ts", "currency", "visitor_id", "session_id",
-                event_total=pl.coalesce("total", "revenue"))
-        .sort("event_ts", "event_id")
+        .select("order_id", "event_id", "event_ts", "user_id", "visitor_id", "session_id", *shared,
+                event_app_id="app_id", event_total=pl.coalesce("total", "revenue"))
+        .sort("event_ts", "event_app_id", "event_id")
         .unique("order_id", keep="first", maintain_order=True)
     )
-    week = pl.duration(days=7)
-    pairs = orders.select("order_id", "ordered_at").join(bought, on="order_id").filter(
-        (col("event_ts") - col("ordered_at")).abs() <= week
-    ).drop("ordered_at")
-    unmatched = bought.join(pairs, on="order_id", how="anti")
+    apart = (col("event_ts").dt.date() - col("ordered_at").dt.date()).abs()
+    pairs = (
+        bought.drop(shared + ["user_id"])
+        .join(orders.select("order_id", "ordered_at"), on="order_id")
+        .filter(apart <= pl.duration(days=7))
+        .drop("ordered_at")
+    )
+    unmatched = bought.join(pairs, on="order_id", how="anti").rename({"user_id": "customer_id"})
     joined = pl.concat(
         [
-            orders.join(pairs.rename({"currency": "event_currency"}), on="order_id", how="left").with_columns(ordered=pl.lit(True)),
-            unmatched.rename({"currency": "event_currency"}).with_columns(ordered=pl.lit(False)),
+            orders.join(pairs, on="order_id", how="left").with_columns(ordered=pl.lit(True)),
+            unmatched.with_columns(ordered=pl.lit(False)),
         ],
         how="diagonal",
     )
@@ -338,12 +349,15 @@ def enrich_orders(orders, events, sessions):
         .select(
             "order_id",
             pl.when(~seen).then(pl.lit("order_only")).when(~col("ordered")).then(pl.lit("event_only"))
-            .when(col("total") != col("event_total")).then(pl.lit("value_mismatch"))
-            .otherwise(pl.lit("matched")).alias("match_status"),
-            "customer_id", "ordered_at", "status", pl.coalesce("currency", "event_currency").alias("currency"),
+            .when(
+                col("event_total").is_null() | (col("event_total") == col("total")).fill_null(False)
+                | (col("event_total") == col("subtotal") - col("discount").fill_null(0)).fill_null(False)
+                | (col("event_total") == col("subtotal")).fill_null(False)
+            ).then(pl.lit("matched")).otherwise(pl.lit("value_mismatch")).alias("match_status"),
+            "customer_id", "ordered_at", "status", "currency",
             "subtotal", "discount", "tax", "shipping", "total", "refunded",
             (col("total") - col("refunded").fill_null(0)).cast(MONEY).alias("net_total"), "coupon", "country",
-            "region", "city", "channel_hint", "event_id", col("app_id").alias("event_app_id"), "event_ts",
+            "region", "city", "channel_hint", "event_id", "event_app_id", "event_ts",
             "event_total", pl.when(~seen).then("total").alias("missed_total"), "visitor_id", "session_id",
             "session_started_at",
             (col("ordered_at") - col("session_started_at")).dt.total_milliseconds().alias("latency_ms"),
@@ -353,15 +367,15 @@ def enrich_orders(orders, events, sessions):
 
 
 def product_daily_of(events, orders, lines, catalog):
-    kinds = ["product_list_view", "product_click", "product_view", "add_to_cart"]
-    count = lambda name: (col("event_name") == name).sum().cast(pl.Int64)
+    count = lambda *names: col("event_name").is_in(names).sum().cast(pl.Int64)
     seen = (
-        events.filter(~col("is_bot") & col("event_name").is_in(kinds))
+        events.filter(~col("is_bot"))
         .select("event_name", "visitor_id", "dt", "items").explode("items").unnest("items")
         .drop_nulls("product_id")
         .group_by("product_id", "dt")
         .agg(
-            seen_category=col("category").min(), impressions=count("product_list_view"), clicks=count("product_click"),
+            seen_category=col("category").min(), seen_name=col("name").min(), seen_brand=col("brand").min(),
+            impressions=count("product_list_view", "product_list_filter", "search"), clicks=count("product_click"),
             views=count("product_view"), carts=count("add_to_cart"),
             viewers=col("visitor_id").filter(col("event_name") == "product_view").n_unique().cast(pl.Int64),
         )
@@ -378,10 +392,11 @@ def product_daily_of(events, orders, lines, catalog):
     counts = ["impressions", "clicks", "views", "viewers", "carts", "orders", "units", "revenue"]
     return (
         seen.join(sold, on=["product_id", "dt"], how="full", coalesce=True)
-        .with_columns(col(counts).fill_null(0))
-        .join(catalog, on="product_id", how="left")
+        .with_columns(col(counts[:-1]).fill_null(0))
+        .join(catalog.with_columns(known=pl.lit(True)), on="product_id", how="left")
         .select(
-            "product_id", "name", "brand", pl.coalesce("category", "seen_category").alias("category"), *counts[:-1],
+            "product_id", pl.coalesce("name", "seen_name").alias("name"), pl.coalesce("brand", "seen_brand").alias("brand"),
+            pl.when("known").then("category").otherwise("seen_category").alias("category"), *counts[:-1],
             col("revenue").cast(MONEY),
             pl.when(col("views") > 0).then(col("orders") / col("views")).alias("conversion"),
             "price", "currency", "stock", pl.lit(False).alias("asof_backfilled"), "dt",
