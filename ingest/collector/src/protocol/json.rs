@@ -184,6 +184,45 @@ pub(crate) fn elements(raw: &RawValue) -> Option<Vec<&RawValue>> {
     serde_json::from_str(raw.get()).ok()
 }
 
+/// `json` with every escape of half a surrogate pair (`\ud800`) replaced by
+/// that of U+FFFD: the grammar allows it, but no Unicode text can hold it, and
+/// most readers of the line would refuse all of it.
+pub(crate) fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
+    let bytes = json.as_bytes();
+    let mut out: Option<Vec<u8>> = None;
+    let mut at = 0;
+    while let Some(step) = bytes[at..].iter().position(|b| *b == b'\\') {
+        at += step;
+        match escaped_unit(bytes, at) {
+            Some(0xD800..=0xDBFF)
+                if matches!(escaped_unit(bytes, at + 6), Some(0xDC00..=0xDFFF)) =>
+            {
+                at += 12;
+            }
+            Some(0xD800..=0xDFFF) => {
+                let out = out.get_or_insert_with(|| bytes.to_vec());
+                out[at + 2..at + 6].copy_from_slice(b"fffd");
+                at += 6;
+            }
+            // Another escape, or none: what follows the backslash begins no new one.
+            _ => at = (at + 2).min(bytes.len()),
+        }
+    }
+    match out.map(String::from_utf8) {
+        Some(Ok(text)) => Cow::Owned(text),
+        _ => Cow::Borrowed(json),
+    }
+}
+
+/// The UTF-16 unit of the escape `\uXXXX` at `at`.
+fn escaped_unit(bytes: &[u8], at: usize) -> Option<u32> {
+    let escape = bytes.get(at..at + 6)?;
+    if &escape[..2] != b"\\u" {
+        return None;
+    }
+    escape[2..].iter().try_fold(0, |unit, b| Some(unit * 16 + char::from(*b).to_digit(16)?))
+}
+
 /// How deep `json` (valid) is nested.
 pub(crate) fn depth(json: &str) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
@@ -243,5 +282,27 @@ impl<'de: 'a, 'a> Visitor<'de> for Key<'a> {
     }
     fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
         Ok(Cow::Owned(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_surrogate_pair_is_replaced_and_nothing_else() {
+        for (sent, expected) in [
+            (r#""\ud83d\ude00""#, r#""\ud83d\ude00""#),
+            (r#""\ud83d""#, r#""\ufffd""#),
+            (r#""\ude00\ud83d""#, r#""\ufffd\ufffd""#),
+            (r#""\ud83d\ud83d\ude00""#, r#""\ufffd\ud83d\ude00""#),
+            (r#""\\ud83d""#, r#""\\ud83d""#),
+            (r#""\\\ud83dx""#, r#""\\\ufffdx""#),
+            (r#""\u12"#, r#""\u12"#),
+            ("\\", "\\"),
+            ("ü", "ü"),
+        ] {
+            assert_eq!(without_lone_surrogates(sent), expected);
+        }
     }
 }

@@ -23,6 +23,7 @@ use super::auth::{DEFAULT_APP_ID, header_key};
 use super::body::{self, BodyError};
 use super::{App, BODY_READ_TIMEOUT, MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_EVENT_BYTES, reply};
 use crate::collector::Encoded;
+use crate::protocol::json::without_lone_surrogates;
 use crate::protocol::privacy::without_addresses;
 use crate::protocol::segment::{self, Call, Received, Refusal};
 
@@ -94,7 +95,8 @@ async fn ingest(
     let Ok(text) = std::str::from_utf8(&bytes) else {
         return request.refuse(RejectReason::Malformed, "the body is not UTF-8", &bytes).await;
     };
-    let opened = match segment::Body::open(text, call) {
+    let text = without_lone_surrogates(text);
+    let opened = match segment::Body::open(&text, call) {
         Ok(opened) => opened,
         Err(Refusal { reason, detail }) => return request.refuse(reason, &detail, &bytes).await,
     };
