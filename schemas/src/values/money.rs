@@ -77,6 +77,12 @@ impl MoneyFormat {
         Self { minor_units, ..self }.checked()
     }
 
+    /// The same format without rounding: what it refuses, [`MoneyFormat::rounding`] would round.
+    #[must_use]
+    pub fn exact(&self) -> Self {
+        Self { round: false, ..self.clone() }
+    }
+
     /// Whether amounts are rounded where they have to be.
     #[must_use]
     pub const fn rounds(&self) -> bool {
