@@ -1,0 +1,290 @@
+//! The data files of a DynamoDB full export: `{"Item":{...}}` lines in DynamoDB JSON.
+//!
+//! A number keeps the digits that it was sent with; nested maps, lists and sets
+//! become JSON text.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::io::{BufRead as _, BufReader, Read};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringBuilder};
+use clickmill_schemas::RejectReason;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::fetch::Fault;
+use super::process::Processor;
+use super::reader::Halt;
+use super::rows::Input;
+use super::{BATCH_ROWS, InputFile, SourceChunk};
+
+/// One line, at most. An item has at most 400 KB, and DynamoDB JSON is a few times that.
+const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
+/// Bytes of the lines in one chunk, about.
+const CHUNK_BYTES: usize = 8 * 1024 * 1024;
+/// DynamoDB nests 32 levels.
+const MAX_DEPTH: u32 = 64;
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(rename = "Item", borrow)]
+    item: HashMap<String, &'a RawValue>,
+}
+
+/// An attribute's value, by its type.
+#[derive(Deserialize)]
+enum Attribute<'a> {
+    #[serde(borrow)]
+    S(Cow<'a, str>),
+    #[serde(borrow)]
+    N(Cow<'a, str>),
+    #[serde(borrow)]
+    B(Cow<'a, str>),
+    #[serde(rename = "BOOL")]
+    Bool(bool),
+    #[serde(rename = "NULL")]
+    Null(#[allow(dead_code, reason = "always true")] bool),
+    #[serde(borrow)]
+    M(BTreeMap<String, &'a RawValue>),
+    #[serde(borrow)]
+    L(Vec<&'a RawValue>),
+    #[serde(rename = "SS")]
+    Strings(Vec<String>),
+    #[serde(rename = "NS")]
+    Numbers(Vec<String>),
+    #[serde(rename = "BS")]
+    Binaries(Vec<String>),
+}
+
+/// Decodes a whole file.
+pub(super) fn decode(
+    processor: &mut Processor,
+    text: impl Read,
+    file: &InputFile,
+    send: &mut dyn FnMut(SourceChunk) -> Result<(), Halt>,
+) -> Result<(), Halt> {
+    let mut reader = BufReader::new(text);
+    let (mut number, mut at_end) = (0, false);
+    while !at_end {
+        let mut lines: Vec<(u64, Vec<u8>)> = Vec::new();
+        let mut bytes = 0;
+        while lines.len() < BATCH_ROWS && bytes < CHUNK_BYTES {
+            let mut line = Vec::new();
+            let read = (&mut reader)
+                .take(MAX_LINE_BYTES + 1)
+                .read_until(b'\n', &mut line)
+                .map_err(|e| Fault::Damaged(e.to_string()))?;
+            if read as u64 > MAX_LINE_BYTES {
+                send(chunk(processor, file, &lines)?)?;
+                return Err(Fault::Damaged("a line has more than 16 MiB".to_owned()).into());
+            }
+            if read == 0 {
+                at_end = true;
+                break;
+            }
+            if !line.trim_ascii().is_empty() {
+                number += 1;
+                bytes += line.len();
+                lines.push((number, line));
+            }
+        }
+        send(chunk(processor, file, &lines)?)?;
+    }
+    if let Some(items) = file.items.filter(|items| *items != number) {
+        send(processor.notice(
+            file,
+            format!(
+                "it holds {number} items, its manifest says {items}; they were read as they are"
+            ),
+            "compare with the table's item count and export again where they differ",
+        ))?;
+    }
+    Ok(())
+}
+
+fn chunk(
+    processor: &mut Processor,
+    file: &InputFile,
+    lines: &[(u64, Vec<u8>)],
+) -> Result<SourceChunk, Halt> {
+    let names: Vec<Option<String>> =
+        processor.plan().names().into_iter().map(|name| name.map(str::to_owned)).collect();
+    let mut builders: Vec<Option<StringBuilder>> =
+        names.iter().map(|name| name.as_ref().map(|_| StringBuilder::new())).collect();
+    let mut kept = Vec::with_capacity(lines.len());
+    let mut malformed = Vec::new();
+    for (number, line) in lines {
+        match cells(line, &names) {
+            Ok(cells) => {
+                for (builder, cell) in builders.iter_mut().zip(cells) {
+                    if let Some(builder) = builder {
+                        builder.append_option(cell);
+                    }
+                }
+                kept.push((*number, line));
+            }
+            Err(detail) => malformed.push(processor.reject(
+                file,
+                &format!("row {number}"),
+                RejectReason::Malformed,
+                detail,
+                line.trim_ascii(),
+            )),
+        }
+    }
+    let arrays = builders
+        .into_iter()
+        .map(|builder| builder.map(|mut builder| Arc::new(builder.finish()) as ArrayRef))
+        .collect();
+    let input = Input {
+        arrays,
+        rows: kept.len(),
+        number: &|row| kept[row].0,
+        file,
+        raw: &|row| kept[row].1.trim_ascii().to_vec(),
+    };
+    Ok(processor.rows(&input, malformed)?)
+}
+
+/// The text of each wanted attribute of one line.
+fn cells(line: &[u8], names: &[Option<String>]) -> Result<Vec<Option<String>>, String> {
+    let text = std::str::from_utf8(line).map_err(|e| format!("the line is not UTF-8: {e}"))?;
+    let line: Line<'_> = serde_json::from_str(text)
+        .map_err(|e| format!("the line is not {{\"Item\":{{...}}}}: {e}"))?;
+    names
+        .iter()
+        .map(|name| match name.as_ref().and_then(|name| Some((name, line.item.get(name)?))) {
+            None => Ok(None),
+            Some((name, raw)) => {
+                cell(raw).map_err(|problem| format!("attribute {name}: {problem}"))
+            }
+        })
+        .collect()
+}
+
+fn attribute(raw: &RawValue) -> Result<Attribute<'_>, String> {
+    serde_json::from_str(raw.get()).map_err(|e| format!("it is not DynamoDB JSON: {e}"))
+}
+
+fn cell(raw: &RawValue) -> Result<Option<String>, String> {
+    match attribute(raw)? {
+        Attribute::S(text) | Attribute::N(text) | Attribute::B(text) => Ok(Some(text.into_owned())),
+        Attribute::Bool(flag) => Ok(Some(flag.to_string())),
+        Attribute::Null(_) => Ok(None),
+        nested => {
+            let mut out = String::new();
+            write_json(&nested, &mut out, MAX_DEPTH)?;
+            Ok(Some(out))
+        }
+    }
+}
+
+/// Plain JSON of a value, the digits of its numbers as they are.
+fn write_json(attribute_value: &Attribute<'_>, out: &mut String, depth: u32) -> Result<(), String> {
+    let depth = depth.checked_sub(1).ok_or("it is nested deeper than DynamoDB allows")?;
+    match attribute_value {
+        Attribute::S(text) | Attribute::B(text) => push_string(text, out),
+        Attribute::N(number) => push_number(number, out),
+        Attribute::Bool(flag) => out.push_str(if *flag { "true" } else { "false" }),
+        Attribute::Null(_) => out.push_str("null"),
+        Attribute::M(map) => {
+            out.push('{');
+            for (at, (key, value)) in map.iter().enumerate() {
+                if at > 0 {
+                    out.push(',');
+                }
+                push_string(key, out);
+                out.push(':');
+                write_json(&attribute(value)?, out, depth)?;
+            }
+            out.push('}');
+        }
+        Attribute::L(list) => {
+            push_list(list.iter(), out, |value, out| write_json(&attribute(value)?, out, depth))?;
+        }
+        Attribute::Strings(list) | Attribute::Binaries(list) => {
+            push_list(list.iter(), out, |text, out| {
+                push_string(text, out);
+                Ok(())
+            })?;
+        }
+        Attribute::Numbers(list) => push_list(list.iter(), out, |number, out| {
+            push_number(number, out);
+            Ok(())
+        })?,
+    }
+    Ok(())
+}
+
+fn push_list<T>(
+    list: impl Iterator<Item = T>,
+    out: &mut String,
+    mut push: impl FnMut(T, &mut String) -> Result<(), String>,
+) -> Result<(), String> {
+    out.push('[');
+    for (at, value) in list.enumerate() {
+        if at > 0 {
+            out.push(',');
+        }
+        push(value, out)?;
+    }
+    out.push(']');
+    Ok(())
+}
+
+fn push_string(text: &str, out: &mut String) {
+    // A string always serialises.
+    out.push_str(&serde_json::to_string(text).unwrap_or_default());
+}
+
+fn push_number(number: &str, out: &mut String) {
+    let is_number = number.starts_with(|c: char| c == '-' || c.is_ascii_digit())
+        && serde_json::from_str::<&RawValue>(number).is_ok();
+    if is_number {
+        out.push_str(number);
+    } else {
+        push_string(number, out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(json: &str) -> Result<Option<String>, String> {
+        cell(serde_json::from_str(json).expect("json"))
+    }
+
+    #[test]
+    fn every_attribute_type_has_a_text() {
+        for (attribute, expected) in [
+            (r#"{"S":"a \"b\" \u00e9"}"#, Some("a \"b\" é")),
+            (r#"{"N":"12.30"}"#, Some("12.30")),
+            (r#"{"B":"AAE="}"#, Some("AAE=")),
+            (r#"{"BOOL":true}"#, Some("true")),
+            (r#"{"NULL":true}"#, None),
+            (r#"{"SS":["a","b"]}"#, Some(r#"["a","b"]"#)),
+            (r#"{"NS":["1.10","2"]}"#, Some("[1.10,2]")),
+            (r#"{"BS":["AAE="]}"#, Some(r#"["AAE="]"#)),
+            (
+                r#"{"M":{"b":{"N":"12345678901234567890.10"},"a":{"L":[{"S":"x"},{"NULL":true}]}}}"#,
+                Some(r#"{"a":["x",null],"b":12345678901234567890.10}"#),
+            ),
+        ] {
+            assert_eq!(text(attribute).as_ref().map(Option::as_deref), Ok(expected), "{attribute}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_dynamodb_json_is_refused() {
+        for attribute in [r#""x""#, r#"{"X":"1"}"#, r#"{"S":1}"#, "{}", r#"{"S":"a","N":"1"}"#] {
+            assert!(text(attribute).is_err(), "{attribute}");
+        }
+        let mut deep = r#"{"S":"x"}"#.to_owned();
+        for _ in 0..100 {
+            deep = format!(r#"{{"L":[{deep}]}}"#);
+        }
+        assert!(text(&deep).unwrap_err().contains("nested"));
+    }
+}

@@ -1,0 +1,263 @@
+//! A shop's own exports as typed rows: RDS snapshot exports, DynamoDB full
+//! exports, CSV and Parquet files.
+//!
+//! [`discover`] lists what lies under the configured places and says, for each
+//! complete export and each [`Dataset`] in it, which files belong to it. It
+//! reads manifests, never data. [`stream`] (or [`read`], which collects it)
+//! turns one [`Export`] into record batches with the columns of its table.
+//!
+//! # Guarantees
+//! - An [`Export`] is self-contained: it carries its files, with their ETags,
+//!   and the mapping as it was when the export was found. Reading it again, also
+//!   after the configuration changed, gives the same rows in the same order, and
+//!   the same rejects with the same ids. So it can stand verbatim in a batch file.
+//! - Nothing is guessed and nothing is rounded: a value that does not cast to
+//!   its column's type sends its row to the rejects, with the column, the value
+//!   and the row's bytes.
+//! - Every row that was read is in a batch or in the rejects: `rows_read` says how many.
+//! - An export whose manifest is missing, incomplete or disagrees with its files
+//!   is not taken, and a [`Notice`] says so.
+//!
+//! # Failure
+//! What lies in the *data* never fails a read, because a batch must be able to
+//! finish: a file that is damaged, or was replaced since it was found, becomes
+//! one reject that names it. [`SourceError`] is for what may go away by itself
+//! or by the user's hand: a store that does not answer, a file that was deleted.
+//!
+//! # Order
+//! Exports come sorted by (`exported_at`, source, export id, dataset), so "the
+//! newest wins" has one answer.
+
+pub mod config;
+
+mod cast;
+mod columns;
+mod csv_rows;
+mod dynamodb;
+mod error;
+mod fetch;
+mod files;
+mod items;
+mod lines;
+mod place;
+mod process;
+mod rds;
+mod reader;
+mod rows;
+mod value;
+
+pub use config::{ColumnMapping, SourceConfig, SourcesConfig};
+pub use error::SourceError;
+pub use reader::{read, stream};
+
+use std::fmt;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use clickmill_lake::Lake;
+use clickmill_schemas::{Reject, Timestamp};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use config::{CsvLayout, LinesMapping};
+
+/// Rows in one batch, at most.
+pub const BATCH_ROWS: usize = 8_192;
+/// Bytes of an export's identity.
+const IDENTITY_BYTES: usize = 16;
+
+/// What an export's rows are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dataset {
+    /// One row an order.
+    Orders,
+    /// One row a line of an order.
+    OrderItems,
+    /// One row a customer.
+    Customers,
+    /// One row a product, as it was when the export was made.
+    ProductObservations,
+}
+
+/// One object of an export.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputFile {
+    /// The store it lies in: the URL of a store's root, or `lake` for the lake itself.
+    pub location: String,
+    /// Its path there.
+    pub path: String,
+    /// The store's ETag when it was found; empty where the store gives none.
+    pub etag: String,
+    /// Its size.
+    pub bytes: u64,
+    /// MD5 of the object in base64, where a manifest gives one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub md5_base64: Option<String>,
+    /// Rows in it, where a manifest says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub items: Option<u64>,
+}
+
+/// How an export's files are encoded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Format {
+    /// Parquet, with decimals and times as text where the database's types had no better.
+    Parquet,
+    /// `{"Item":{...}}` lines in DynamoDB JSON, gz.
+    DynamodbJson,
+    /// Separated values, plain, gz or zstd by the file's name.
+    Csv(CsvLayout),
+}
+
+/// One complete export of one dataset: all that reading it needs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Export {
+    /// What its rows are.
+    pub dataset: Dataset,
+    /// The source's name in the configuration.
+    pub source: String,
+    /// The export's own id; a file's path where files stand alone.
+    pub export_id: String,
+    /// When the data was like this.
+    pub exported_at: Timestamp,
+    /// How the files are encoded.
+    pub format: Format,
+    /// Where each column of the table comes from.
+    pub columns: std::collections::BTreeMap<String, ColumnMapping>,
+    /// Set where the rows are order lines that make up the dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<LinesMapping>,
+    /// Its objects, by path.
+    pub files: Vec<InputFile>,
+}
+
+/// Something that [`discover`] or a read came across and that a person should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Notice {
+    /// The source's name in the configuration.
+    pub source: String,
+    /// The export, table or object.
+    pub subject: String,
+    /// What is the matter, and what it means for the tables.
+    pub problem: String,
+    /// What to do about it.
+    pub advice: String,
+}
+
+/// What lies under the configured places now.
+#[derive(Clone, Debug, Default)]
+pub struct Discovery {
+    /// Complete exports, in the order in which they are to be applied.
+    pub exports: Vec<Export>,
+    /// What was left out, and why.
+    pub notices: Vec<Notice>,
+}
+
+/// A bounded piece of an export.
+#[derive(Clone, Debug)]
+pub struct SourceChunk {
+    /// Rows in the dataset's schema; may be empty.
+    pub batch: RecordBatch,
+    /// Rows that were read for this chunk: those of the batch and those rejected.
+    pub rows_read: u64,
+    /// What did not fit.
+    pub rejects: Vec<Reject<'static>>,
+    /// What was noticed while reading.
+    pub notices: Vec<Notice>,
+}
+
+/// A whole export, collected.
+#[derive(Clone, Debug, Default)]
+pub struct SourceRows {
+    /// Rows in the dataset's schema.
+    pub batches: Vec<RecordBatch>,
+    /// Rows that were read.
+    pub rows_read: u64,
+    /// What did not fit.
+    pub rejects: Vec<Reject<'static>>,
+    /// What was noticed while reading.
+    pub notices: Vec<Notice>,
+}
+
+/// Lists the exports that lie under the configured places.
+///
+/// # Errors
+/// [`SourceError`] where a place does not open, or a store does not answer. What
+/// is wrong with one export is a [`Notice`].
+pub async fn discover(lake: &Lake, config: &SourcesConfig) -> Result<Discovery, SourceError> {
+    let mut found = Discovery::default();
+    for (name, source) in config.iter() {
+        match source {
+            SourceConfig::RdsExport(source) => {
+                rds::discover(lake, name, source, &mut found).await?;
+            }
+            SourceConfig::DynamodbExport(source) => {
+                dynamodb::discover(lake, name, source, &mut found).await?;
+            }
+            SourceConfig::Files(source) => files::discover(lake, name, source, &mut found).await?,
+        }
+    }
+    found.exports.sort_by(|a, b| {
+        let order = |e: &Export| (e.exported_at, e.source.clone(), e.export_id.clone(), e.dataset);
+        order(a).cmp(&order(b))
+    });
+    Ok(found)
+}
+
+impl Export {
+    /// Tells exports apart: the same files under the same mapping have the same
+    /// identity, so an export is taken once, and again after its mapping changed.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        // Maps with text keys and plain values: it always serialises.
+        let text = serde_json::to_vec(self).unwrap_or_default();
+        let hash = Sha256::digest(&text);
+        hash.iter().take(IDENTITY_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+impl Dataset {
+    /// The columns that a source fills: the table's, without `dt`.
+    #[must_use]
+    pub fn schema(self) -> SchemaRef {
+        columns::schema(self)
+    }
+
+    /// Every dataset.
+    pub const ALL: [Self; 4] =
+        [Self::Orders, Self::OrderItems, Self::Customers, Self::ProductObservations];
+
+    /// The table that its rows go to.
+    #[must_use]
+    pub const fn table(self) -> &'static str {
+        match self {
+            Self::Orders => "orders",
+            Self::OrderItems => "order_items",
+            Self::Customers => "customers",
+            Self::ProductObservations => "product_observations",
+        }
+    }
+
+    /// Its section in a source's configuration.
+    #[must_use]
+    pub const fn section(self) -> &'static str {
+        match self {
+            Self::ProductObservations => "products",
+            other => other.table(),
+        }
+    }
+}
+
+impl fmt::Display for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.table())
+    }
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "source `{}`, {}: {}; {}", self.source, self.subject, self.problem, self.advice)
+    }
+}

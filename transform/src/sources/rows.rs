@@ -1,0 +1,376 @@
+//! From untyped columns to the rows of a dataset: resolve the mapping against
+//! the columns that are there, cast, keep what fits, reject the rest.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, StringArray, TimestampMicrosecondArray,
+};
+use arrow::compute::{filter_record_batch, is_null, kernels::zip::zip};
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clickmill_schemas::tables::Kind;
+use clickmill_schemas::{Reject, RejectReason};
+use uuid::Uuid;
+
+use super::cast::{Cells, Empty, cast};
+use super::config::ColumnMapping;
+use super::value::Rule;
+use super::{Dataset, Export, InputFile, columns};
+
+/// Namespace of reject ids: the same bad row has the same id however often it is read.
+const REJECT_NAMESPACE: Uuid = Uuid::from_u128(0x6d0f_7c1e_52a4_4b0a_9a53_1f6f_0c1b_7e21);
+/// Bytes of a rejected row that are kept.
+const MAX_REJECT_BYTES: usize = 1024 * 1024;
+
+/// How the columns of one export are filled.
+pub(super) struct Plan {
+    columns: Vec<PlanColumn>,
+    schema: SchemaRef,
+    empty: Empty,
+    section: String,
+    exported_at: i64,
+    export_id: String,
+}
+
+struct PlanColumn {
+    name: &'static str,
+    required: bool,
+    rule: Rule,
+    origin: Origin,
+}
+
+/// Where a column's values come from.
+enum Origin {
+    /// A column that the mapping names: it must be there.
+    Named(String),
+    /// The column of the same name, where there is one.
+    SameName,
+    /// The mapping's own value.
+    Constant(String),
+    /// The export's time.
+    ExportedAt,
+    /// The export's id.
+    ExportId,
+}
+
+/// Some rows of one file, untyped.
+pub(super) struct Input<'a> {
+    /// One array for each column of the plan, as [`Plan::resolve`] numbered them.
+    pub arrays: Vec<Option<ArrayRef>>,
+    /// Their length.
+    pub rows: usize,
+    /// The number of a row in its file, from 1.
+    pub number: &'a dyn Fn(usize) -> u64,
+    /// The file.
+    pub file: &'a InputFile,
+    /// The bytes of a row, for its reject.
+    pub raw: &'a dyn Fn(usize) -> Vec<u8>,
+}
+
+/// The same rows, typed.
+pub(super) struct Typed {
+    /// Rows that fit, in the plan's schema.
+    pub batch: RecordBatch,
+    /// Rows that do not.
+    pub rejects: Vec<Reject<'static>>,
+}
+
+impl Plan {
+    /// The plan for an export. The error is for the user's eyes.
+    pub(super) fn new(export: &Export, empty: Empty) -> Result<Self, String> {
+        let mut plan = Self {
+            columns: Vec::new(),
+            schema: Arc::new(Schema::empty()),
+            empty,
+            section: format!("[sources.{}.{}.columns]", export.source, export.section()),
+            exported_at: export.exported_at.micros(),
+            export_id: export.export_id.clone(),
+        };
+        match &export.lines {
+            None => {
+                for column in columns::of(export.dataset) {
+                    let mapping = export.columns.get(column.name);
+                    plan.push(column.name, column.kind, !column.nullable, mapping)?;
+                }
+            }
+            // One plan for everything that the lines yield, so that each of them
+            // takes the same lines and rejects the same lines.
+            Some(lines) => {
+                for name in lines.columns.keys() {
+                    let column = super::lines::column(name)
+                        .ok_or_else(|| format!("there is no column {name}"))?;
+                    let required = super::lines::REQUIRED.contains(&column.name);
+                    plan.push(column.name, column.kind, required, lines.columns.get(name))?;
+                }
+            }
+        }
+        let field =
+            |c: &PlanColumn| Field::new(c.name, columns::arrow_type(c.rule.kind()), !c.required);
+        plan.schema = Arc::new(Schema::new(plan.columns.iter().map(field).collect::<Vec<_>>()));
+        Ok(plan)
+    }
+
+    fn push(
+        &mut self,
+        name: &'static str,
+        kind: Kind,
+        required: bool,
+        mapping: Option<&ColumnMapping>,
+    ) -> Result<(), String> {
+        let rule = mapping.and_then(ColumnMapping::rule);
+        let origin = match (mapping.and_then(ColumnMapping::column), rule, name) {
+            (Some(column), ..) => Origin::Named(column.to_owned()),
+            (None, Some(rule), _) => Origin::Constant(rule.constant.clone().unwrap_or_default()),
+            (None, None, "exported_at" | "observed_at") => Origin::ExportedAt,
+            (None, None, "export_id") => Origin::ExportId,
+            (None, None, _) => Origin::SameName,
+        };
+        let rule = Rule::new(kind, rule).map_err(|problem| format!("{name}: {problem}"))?;
+        self.columns.push(PlanColumn { name, required, rule, origin });
+        Ok(())
+    }
+
+    /// The column of theirs that each of ours reads; for files without a schema.
+    pub(super) fn names(&self) -> Vec<Option<&str>> {
+        self.columns
+            .iter()
+            .map(|column| match &column.origin {
+                Origin::Named(name) => Some(name.as_str()),
+                Origin::SameName => Some(column.name),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The position of the column that each of ours reads, given those that are
+    /// there. Names that differ only in case are the same where that is unambiguous.
+    /// The error is for the user's eyes.
+    pub(super) fn resolve(&self, there: &[String]) -> Result<Vec<Option<usize>>, String> {
+        let find = |name: &str| {
+            there.iter().position(|t| t == name).or_else(|| {
+                let mut alike =
+                    there.iter().enumerate().filter(|(_, t)| t.eq_ignore_ascii_case(name));
+                match (alike.next(), alike.next()) {
+                    (Some((at, _)), None) => Some(at),
+                    _ => None,
+                }
+            })
+        };
+        self.columns
+            .iter()
+            .map(|column| {
+                let (name, must_be) = match &column.origin {
+                    Origin::Named(name) => (name.as_str(), true),
+                    // A missing line number is counted.
+                    Origin::SameName => (column.name, column.required && column.name != "line"),
+                    _ => return Ok(None),
+                };
+                let found = find(name);
+                if found.is_none() && must_be {
+                    return Err(format!(
+                        "there is no column `{name}` for {}; there are {}; correct {}",
+                        column.name,
+                        there.join(", "),
+                        self.section
+                    ));
+                }
+                Ok(found)
+            })
+            .collect()
+    }
+
+    /// Casts the rows. `lines` counts the lines of each order where they carry no number.
+    pub(super) fn apply(
+        &self,
+        input: &Input<'_>,
+        source: &str,
+        lines: &mut LineNumbers,
+    ) -> Result<Typed, ArrowError> {
+        let mut faults: HashMap<usize, (RejectReason, String)> = HashMap::new();
+        let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
+        let mut uncounted = None;
+        for (at, column) in self.columns.iter().enumerate() {
+            let given = input.arrays.get(at).and_then(Option::as_ref);
+            let made = self.made(column, input.rows);
+            let array = match (given, made) {
+                (Some(array), made) => {
+                    let cast = cast(array, &column.rule, self.empty)?;
+                    for (row, reason) in cast.bad {
+                        let detail = format!("column {}: {reason}", column.name);
+                        faults.entry(row).or_insert((RejectReason::BadValue, detail));
+                    }
+                    match made {
+                        Some(made) => zip(&is_null(&cast.array)?, &made, &cast.array)?,
+                        None => cast.array,
+                    }
+                }
+                (None, Some(made)) => made,
+                (None, None) => match &column.origin {
+                    Origin::Constant(text) => {
+                        let text: ArrayRef =
+                            Arc::new(StringArray::from(vec![text.as_str(); input.rows]));
+                        cast(&text, &column.rule, Empty::IsText)?.array
+                    }
+                    _ => arrow::array::new_null_array(
+                        &columns::arrow_type(column.rule.kind()),
+                        input.rows,
+                    ),
+                },
+            };
+            if column.name == "line" && given.is_none() && array.null_count() == array.len() {
+                uncounted = Some(at);
+            } else if column.required && array.null_count() > 0 {
+                for row in (0..input.rows).filter(|row| array.is_null(*row)) {
+                    let detail = format!("column {}: there is no value", column.name);
+                    faults.entry(row).or_insert((RejectReason::MissingField, detail));
+                }
+            }
+            arrays.push(array);
+        }
+        let keep: BooleanArray =
+            (0..input.rows).map(|row| Some(!faults.contains_key(&row))).collect();
+        let loose = Schema::new(
+            self.schema
+                .fields()
+                .iter()
+                .map(|field| field.as_ref().clone().with_nullable(true))
+                .collect::<Vec<_>>(),
+        );
+        let all = RecordBatch::try_new(Arc::new(loose), arrays)?;
+        let kept = if faults.is_empty() { all } else { filter_record_batch(&all, &keep)? };
+        let mut arrays = kept.columns().to_vec();
+        if let Some(at) = uncounted {
+            let orders = kept
+                .column_by_name("order_id")
+                .ok_or_else(|| ArrowError::SchemaError("a line without order_id".to_owned()))?;
+            arrays[at] = Arc::new(lines.count(orders.as_string::<i32>())?);
+        }
+        let options =
+            arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(kept.num_rows()));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)?;
+        let mut rows: Vec<_> = faults.into_iter().collect();
+        rows.sort_unstable_by_key(|(row, _)| *row);
+        let rejects = rows
+            .into_iter()
+            .map(|(row, (reason, detail))| {
+                let number = (input.number)(row);
+                reject(
+                    source,
+                    input.file,
+                    self.exported_at,
+                    &format!("row {number}"),
+                    reason,
+                    detail,
+                    &(input.raw)(row),
+                )
+            })
+            .collect();
+        Ok(Typed { batch, rejects })
+    }
+
+    /// What the export itself says, where the column is one of those.
+    fn made(&self, column: &PlanColumn, rows: usize) -> Option<ArrayRef> {
+        match (&column.origin, column.name) {
+            (Origin::ExportedAt, _) | (Origin::Named(_), "exported_at" | "observed_at") => {
+                let times = TimestampMicrosecondArray::from(vec![self.exported_at; rows]);
+                Some(Arc::new(times.with_timezone("UTC")))
+            }
+            (Origin::ExportId, _) => {
+                Some(Arc::new(StringArray::from(vec![self.export_id.as_str(); rows])))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Numbers the lines of each order by appearance, from 1, over a whole export.
+/// Memory: one entry an order.
+#[derive(Default)]
+pub(super) struct LineNumbers(HashMap<String, i32>);
+
+impl LineNumbers {
+    pub(super) fn count(&mut self, orders: &StringArray) -> Result<Int32Array, ArrowError> {
+        orders
+            .iter()
+            .map(|order| {
+                let order = order.unwrap_or_default();
+                if !self.0.contains_key(order) {
+                    self.0.insert(order.to_owned(), 0);
+                }
+                let last = self.0.get_mut(order);
+                let next = last.and_then(|last| {
+                    *last = last.checked_add(1)?;
+                    Some(*last)
+                });
+                next.map(Some).ok_or_else(|| {
+                    ArrowError::ComputeError("an order with over two billion lines".to_owned())
+                })
+            })
+            .collect()
+    }
+}
+
+impl Export {
+    /// The section of the configuration that its mapping stands in.
+    pub(super) fn section(&self) -> &'static str {
+        if self.lines.is_some() { "lines" } else { self.dataset.section() }
+    }
+
+    /// Whether this export is the one of its files that reports their bad rows:
+    /// files of order lines are read once for each dataset that they yield.
+    pub(super) fn reports_rejects(&self) -> bool {
+        let dataset_of = |what: &super::config::LinesYield| match what {
+            super::config::LinesYield::Orders => Dataset::Orders,
+            super::config::LinesYield::OrderItems => Dataset::OrderItems,
+            super::config::LinesYield::Products => Dataset::ProductObservations,
+        };
+        match &self.lines {
+            None => true,
+            Some(lines) => lines.yields.first().map(dataset_of) == Some(self.dataset),
+        }
+    }
+}
+
+/// A reject of a row, or of a whole file. `received_ts` is the export's time, so
+/// that reading again gives the same reject.
+pub(super) fn reject(
+    source: &str,
+    file: &InputFile,
+    exported_at_micros: i64,
+    place: &str,
+    reason: RejectReason,
+    detail: String,
+    bytes: &[u8],
+) -> Reject<'static> {
+    let origin = format!("{} {place}", file.object());
+    let identity = format!("{}\0{}\0{}\0{place}", file.location, file.path, file.etag);
+    let at = clickmill_schemas::Timestamp::from_micros(exported_at_micros);
+    Reject {
+        reject_id: Uuid::new_v5(&REJECT_NAMESPACE, identity.as_bytes()).to_string().into(),
+        received_ts: at.unwrap_or_else(|_| clickmill_schemas::Date::from_days(0).midnight()),
+        protocol: source.to_owned().into(),
+        reason,
+        detail: detail.into(),
+        origin: origin.into(),
+        app_id: None,
+        bytes_base64: STANDARD.encode(&bytes[..bytes.len().min(MAX_REJECT_BYTES)]).into(),
+        collector_id: None,
+        wal_seq: None,
+        shard_id: None,
+        sequence_number: None,
+    }
+}
+
+/// A row of columns as one JSON object, every value as text.
+pub(super) fn row_as_json(names: &[String], cells: &[Cells], row: usize) -> Vec<u8> {
+    let pairs = names.iter().zip(cells).map(|(name, cells)| {
+        let value = cells.display(row).map_or(serde_json::Value::Null, serde_json::Value::String);
+        (name.clone(), value)
+    });
+    serde_json::Value::Object(pairs.collect()).to_string().into_bytes()
+}
