@@ -72,8 +72,8 @@ def main():
         "sessions": sum(row[1] for row in found[reference]["sessions"]),
         "orders": sum(row[2] for row in found[reference]["orders_enriched"]),
         "product days": sum(row[1] for row in found[reference]["product_daily"]),
-        "units": int(sum(row[9] for row in found[reference]["product_daily"])),
-        "revenue": str(sum(row[10] for row in found[reference]["product_daily"])),
+        "units": int(sum(row[9] or 0 for row in found[reference]["product_daily"])),
+        "revenue": str(sum(row[10] or 0 for row in found[reference]["product_daily"])),
     }
     print(json.dumps({"equal": not wrong, "totals": totals, "written": facts}))
     sys.exit(1 if wrong else 0)

@@ -15,6 +15,7 @@ agree, or the exit code is 1.
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -128,8 +129,10 @@ def generated(python, rows):
     """The lake of that many rows, from the last time where it is there."""
     lake = WORK / f"e1-{rows}"
     script = HERE / "e1_generate.py"
-    # The facts are written last: without them the folder is a leftover.
-    if not (lake / "e1.json").exists():
+    # The facts are written last: without them, or with another generator's, the folder is a leftover.
+    facts = lake / "e1.json"
+    current = hashlib.sha256(script.read_bytes()).hexdigest()
+    if not facts.exists() or json.loads(facts.read_text()).get("generator") != current:
         note(f"generating {rows:,} events: some minutes, once")
         subprocess.run([str(python), str(script), "--rows", str(rows), "--lake", str(lake)], check=True, stdout=sys.stderr)
     return lake
