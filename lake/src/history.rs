@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub created_at: Timestamp,
     /// Delta version of each table.
     pub tables: BTreeMap<String, u64>,
+    /// For each derived table the versions of the tables it has taken in.
+    pub derived_from: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// What a conditional PUT found.

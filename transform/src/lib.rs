@@ -1,1 +1,20 @@
+//! Raw zone + the shop's exports -> the lake's tables, batch by batch.
+//!
+//! [`run`] finds what is new, writes it down as a batch, computes every table
+//! from it and commits each exactly once. Same inputs give the same rows,
+//! however often a run was interrupted.
+//!
+//! [`run`]: run::run
 
+pub mod batch;
+mod decode;
+mod dedupe;
+mod error;
+pub mod jobs;
+mod rejects;
+pub mod run;
+mod sessionize;
+pub mod sources;
+
+pub use error::TransformError;
+pub use run::{BatchReport, JobReport, Progress, RunOptions, RunReport, Silent, run};

@@ -41,8 +41,8 @@ pub use writer::{MAX_FILE_BYTES, PartitionWriter, Sorted};
 
 use crate::{Lake, LakeError};
 
-/// The application whose transaction versions number the batches.
-const APP_ID: &str = "clickmill-etl";
+/// Before a job's name in the application id of a Delta transaction.
+const APP_ID_PREFIX: &str = "clickmill-etl/";
 /// How often a commit that lost a race is tried again on the newer version.
 const MAX_COMMIT_ATTEMPTS: usize = 10;
 
@@ -208,13 +208,13 @@ impl Table {
         self.files.iter().filter_map(|file| file.dt).collect()
     }
 
-    /// The last batch that was applied to it.
+    /// The last batch that `job` applied to it.
     ///
     /// # Errors
     /// [`LakeError::Table`] where the log cannot be read.
-    pub async fn batch(&self) -> Result<Option<i64>, LakeError> {
+    pub async fn batch(&self, job: &str) -> Result<Option<i64>, LakeError> {
         self.state
-            .transaction_version(self.log.as_ref(), APP_ID)
+            .transaction_version(self.log.as_ref(), format!("{APP_ID_PREFIX}{job}"))
             .await
             .map_err(|source| LakeError::Table { table: self.spec.name, operation: "read", source })
     }
@@ -239,7 +239,7 @@ impl Table {
         Change { adds: only(&mine, &theirs), removes: only(&theirs, &mine) }
     }
 
-    /// Applies `change`, computed from this version, as batch `batch`.
+    /// Applies `change`, computed from this version, as batch `batch` of `job`.
     ///
     /// Where another writer was faster, the change is applied to its version
     /// only if the partitions that it replaces are as they were; else it must
@@ -248,7 +248,12 @@ impl Table {
     /// # Errors
     /// [`LakeError::Conflict`] where a touched partition has changed since this
     /// version, [`LakeError::Table`] where the log cannot be read or written.
-    pub async fn commit(&self, change: &Change, batch: i64) -> Result<Committed, LakeError> {
+    pub async fn commit(
+        &self,
+        change: &Change,
+        job: &str,
+        batch: i64,
+    ) -> Result<Committed, LakeError> {
         let fail =
             |source| LakeError::Table { table: self.spec.name, operation: "commit to", source };
         let mut last_error = None;
@@ -256,11 +261,11 @@ impl Table {
             let newest = Self::load(&self.lake, self.spec, None)
                 .await?
                 .ok_or_else(|| fail(DeltaTableError::NotATable("it has vanished".to_owned())))?;
-            if newest.batch().await?.is_some_and(|applied| applied >= batch) {
+            if newest.batch(job).await?.is_some_and(|applied| applied >= batch) {
                 return Ok(Committed::Before(newest.version()));
             }
             self.check_unchanged(&newest, change)?;
-            let attempt = newest.commit_once(change, batch).await;
+            let attempt = newest.commit_once(change, job, batch).await;
             match attempt {
                 Ok(version) => return Ok(Committed::Now(version)),
                 Err(error) => last_error = Some(error),
@@ -291,7 +296,12 @@ impl Table {
         }
     }
 
-    async fn commit_once(&self, change: &Change, batch: i64) -> Result<u64, DeltaTableError> {
+    async fn commit_once(
+        &self,
+        change: &Change,
+        job: &str,
+        batch: i64,
+    ) -> Result<u64, DeltaTableError> {
         let now_ms = clickmill_schemas::Timestamp::now().micros() / 1_000;
         let removes = change.removes.iter().map(|file| Action::Remove(remove(file, now_ms)));
         let adds = change.adds.iter().map(|file| Action::Add(add(file, now_ms)));
@@ -307,7 +317,11 @@ impl Table {
         };
         let builder = deltalake_core::kernel::transaction::CommitBuilder::from(
             CommitProperties::default().with_max_retries(0).with_application_transaction(
-                Transaction::new_with_last_update(APP_ID, batch, Some(now_ms)),
+                Transaction::new_with_last_update(
+                    format!("{APP_ID_PREFIX}{job}"),
+                    batch,
+                    Some(now_ms),
+                ),
             ),
         );
         let committed = builder

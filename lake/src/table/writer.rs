@@ -179,7 +179,7 @@ impl PartitionWriter {
         Ok(OpenFile { path, writer, stats: Collector::new(self.spec) })
     }
 
-    async fn close(&self, dt: Option<Date>, mut file: OpenFile) -> Result<DataFile, LakeError> {
+    async fn close(&mut self, dt: Option<Date>, mut file: OpenFile) -> Result<DataFile, LakeError> {
         file.writer.finish().await.map_err(|source| self.failed(dt, source))?;
         Ok(DataFile {
             path: file.path,

@@ -1,0 +1,207 @@
+//! The batch: what a run takes in, written down before anything is done.
+//!
+//! `_clickmill/batches/<n>.json` holds the exact inputs: landed objects, exports,
+//! and the version of every table at the start. Whoever finds batch n without
+//! snapshot n finishes it from that file; since inputs are immutable and jobs
+//! are pure, every attempt gives the same rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clickmill_lake::Lake;
+use clickmill_lake::history::{self, Created, Series, Snapshot};
+use clickmill_lake::landing::{LandedObject, commits_after, list_sources};
+use clickmill_lake::raw::RawKind;
+use clickmill_lake::table::Table;
+use clickmill_schemas::tables::{TABLES, TableSpec};
+use clickmill_schemas::{Date, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use crate::TransformError;
+use crate::sources::{self, Export, Notice, SourcesConfig};
+
+/// Version of the batch file's JSON.
+const BATCH_VERSION: u32 = 1;
+/// Compressed raw bytes that one batch takes in at most; the rest is for the next.
+/// A run goes on until nothing is left, so this bounds memory, not progress.
+pub const MAX_BATCH_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+
+/// `_clickmill/batches/<n>.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Batch {
+    /// [`BATCH_VERSION`].
+    pub version: u32,
+    /// Its number, from 1.
+    pub batch: i64,
+    /// When it was planned.
+    pub created_at: Timestamp,
+    /// The tables that it brings up to date.
+    pub targets: BTreeSet<String>,
+    /// The landed objects that it takes in.
+    pub raw: Vec<LandedObject>,
+    /// The exports that it takes in.
+    pub exports: Vec<Export>,
+    /// UTC dates of the events in `raw`.
+    pub touched_days: BTreeSet<Date>,
+    /// Version of each table before it; tables that did not exist are absent.
+    pub base: BTreeMap<String, u64>,
+    /// For each landing source the last commit taken, this batch included.
+    pub bookmarks: BTreeMap<String, u64>,
+    /// The exports taken so far, this batch included.
+    pub taken_exports: BTreeSet<String>,
+    /// For each source and dataset the time of the newest export taken, this batch included.
+    pub newest_exports: BTreeMap<String, Timestamp>,
+}
+
+/// The key of an export in [`Batch::newest_exports`].
+#[must_use]
+pub fn newest_key(export: &Export) -> String {
+    format!("{}/{}", export.source, export.dataset)
+}
+
+/// What to do next.
+pub enum Plan {
+    /// Everything is taken in.
+    Nothing(Vec<Notice>),
+    /// A batch that an earlier run began, or a new one.
+    Run(Box<Batch>, Option<Snapshot>, Vec<Notice>),
+    /// Another run began the batch that we meant to; ask again.
+    Lost,
+}
+
+impl Batch {
+    /// The landed objects of a kind, with their numbers in the batch.
+    pub fn objects(&self, kind: RawKind) -> impl Iterator<Item = (u32, &LandedObject)> {
+        let numbered = self.raw.iter().zip(0_u32..);
+        numbered.filter(move |(object, _)| object.kind == kind).map(|(object, at)| (at, object))
+    }
+
+    /// True where it takes in nothing and leaves no table behind.
+    fn is_idle(&self, previous: Option<&Snapshot>) -> bool {
+        let behind = |table: &String| {
+            let Some(previous) = previous else { return !self.base.is_empty() };
+            previous.derived_from.get(table).is_none_or(|taken| {
+                taken.iter().any(|(upstream, version)| self.base.get(upstream) != Some(version))
+            })
+        };
+        let derived = |table: &String| crate::jobs::is_derived(table);
+        self.raw.is_empty()
+            && self.exports.is_empty()
+            && !self.targets.iter().filter(|table| derived(table)).any(behind)
+    }
+}
+
+/// Finds the unfinished batch, or plans the next one and writes it down.
+///
+/// # Errors
+/// [`TransformError`] where the lake or a source cannot be read.
+pub async fn next(
+    lake: &Lake,
+    targets: &BTreeSet<String>,
+    sources: &SourcesConfig,
+) -> Result<Plan, TransformError> {
+    let newest_snapshot = history::newest(lake, Series::Snapshots).await?;
+    let newest_batch = history::newest(lake, Series::Batches).await?;
+    let snapshot: Option<Snapshot> = match newest_snapshot {
+        Some(number) => Some(history::read(lake, Series::Snapshots, number).await?),
+        None => None,
+    };
+    if newest_batch > newest_snapshot
+        && let Some(number) = newest_batch
+    {
+        let batch = history::read(lake, Series::Batches, number).await?;
+        return Ok(Plan::Run(Box::new(batch), snapshot, Vec::new()));
+    }
+    let previous: Option<Batch> = match newest_batch {
+        Some(number) => Some(history::read(lake, Series::Batches, number).await?),
+        None => None,
+    };
+    let (batch, notices) = plan(lake, targets, sources, previous.as_ref()).await?;
+    if batch.is_idle(snapshot.as_ref()) {
+        return Ok(Plan::Nothing(notices));
+    }
+    match history::create(lake, Series::Batches, batch.batch, &batch).await? {
+        Created::Yes => Ok(Plan::Run(Box::new(batch), snapshot, notices)),
+        Created::No => Ok(Plan::Lost),
+    }
+}
+
+/// What the next batch would take in, without writing it down.
+///
+/// # Errors
+/// [`TransformError`] where the lake or a source cannot be read.
+pub async fn plan(
+    lake: &Lake,
+    targets: &BTreeSet<String>,
+    sources: &SourcesConfig,
+    previous: Option<&Batch>,
+) -> Result<(Batch, Vec<Notice>), TransformError> {
+    let mut batch = Batch {
+        version: BATCH_VERSION,
+        batch: previous.map_or(1, |previous| previous.batch + 1),
+        created_at: Timestamp::now(),
+        targets: targets.clone(),
+        raw: Vec::new(),
+        exports: Vec::new(),
+        touched_days: BTreeSet::new(),
+        base: base_versions(lake).await?,
+        bookmarks: previous.map(|previous| previous.bookmarks.clone()).unwrap_or_default(),
+        taken_exports: previous.map(|previous| previous.taken_exports.clone()).unwrap_or_default(),
+        newest_exports: previous
+            .map(|previous| previous.newest_exports.clone())
+            .unwrap_or_default(),
+    };
+    if targets.contains("events") {
+        take_raw(lake, &mut batch).await?;
+    }
+    let mut notices = Vec::new();
+    if crate::jobs::SOURCE_TABLES.iter().any(|table| targets.contains(*table)) {
+        let discovery = sources::discover(lake, sources).await?;
+        notices = discovery.notices;
+        for export in discovery.exports {
+            if batch.taken_exports.insert(export.identity()) {
+                let newest = batch.newest_exports.entry(newest_key(&export));
+                let newest = newest.or_insert(export.exported_at);
+                *newest = export.exported_at.max(*newest);
+                batch.exports.push(export);
+            }
+        }
+    }
+    Ok((batch, notices))
+}
+
+async fn base_versions(lake: &Lake) -> Result<BTreeMap<String, u64>, TransformError> {
+    let mut versions = BTreeMap::new();
+    for spec in TABLES {
+        if let Some(table) = Table::open(lake, spec).await? {
+            versions.insert(spec.name.to_owned(), table.version());
+        }
+    }
+    Ok(versions)
+}
+
+async fn take_raw(lake: &Lake, batch: &mut Batch) -> Result<(), TransformError> {
+    let mut bytes = 0_u64;
+    for source in list_sources(lake).await? {
+        let key = source.as_str().to_owned();
+        let after = batch.bookmarks.get(&key).copied().unwrap_or(0);
+        for commit in commits_after(lake, &source, after).await? {
+            let size: u64 = commit.objects.iter().map(|object| object.bytes).sum();
+            if bytes > 0 && bytes + size > MAX_BATCH_BYTES {
+                return Ok(());
+            }
+            bytes += size;
+            for object in &commit.objects {
+                batch.touched_days.extend(object.event_dates.iter().copied());
+            }
+            batch.raw.extend(commit.objects);
+            batch.bookmarks.insert(key.clone(), commit.ordinal);
+        }
+    }
+    Ok(())
+}
+
+/// The version of a table before the batch.
+#[must_use]
+pub fn base_version(batch: &Batch, spec: &TableSpec) -> Option<u64> {
+    batch.base.get(spec.name).copied()
+}

@@ -1,0 +1,323 @@
+//! Reads landed objects of the raw zone as a stream of batches.
+//!
+//! Objects are checked against the length and CRC of their commit before
+//! anything of them is believed. A line that does not decode becomes a reject
+//! with its bytes; the lines around it go on.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{BufRead as _, BufReader};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use clickmill_lake::Lake;
+use clickmill_lake::landing::LandedObject;
+use clickmill_schemas::{Event, Reject, RejectReason, Timestamp, WireRecord};
+use datafusion::common::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchReceiverStream;
+use datafusion::physical_plan::streaming::PartitionStream;
+use flate2::read::MultiGzDecoder;
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
+use uuid::Uuid;
+
+use super::columns::{EventColumns, RowId, staged_schema};
+use super::hash;
+use crate::TransformError;
+
+/// Rows in a batch.
+const BATCH_ROWS: usize = 8_192;
+/// Batches decoded ahead of who reads them.
+const CHANNEL_BATCHES: usize = 2;
+/// A line longer than this cannot be an event: the collector takes 32 KB.
+const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
+/// Bits of a row id that count lines in an object.
+const LINE_BITS: u32 = 32;
+/// Namespace of ids for lines that no reader can decode: the same line, the same id.
+const UNDECODABLE: Uuid = Uuid::from_u128(0x3c1f_6a52_8f0b_4e6e_9d43_51f2_7cf4_a2b7);
+
+/// What dedupe needs of one copy of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Copy {
+    /// Hash of (`app_id`, `event_id`).
+    pub identity: u128,
+    /// Microseconds.
+    pub received_ts: i64,
+    /// Index into [`Tally::collectors`].
+    pub collector: u32,
+    /// 0 where there is none.
+    pub wal_seq: i64,
+    /// See [`hash::content`].
+    pub content: i64,
+    /// The row in the batch.
+    pub row: i64,
+}
+
+/// What decoding saw besides the rows that it streamed.
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// Every copy of every event.
+    pub copies: Vec<Copy>,
+    /// Collector ids by number.
+    pub collectors: Vec<String>,
+    collector_numbers: HashMap<String, u32>,
+    /// Lines that did not decode.
+    pub rejects: Vec<Reject<'static>>,
+}
+
+impl Tally {
+    /// The number of a collector.
+    pub fn collector(&mut self, id: &str) -> u32 {
+        if let Some(number) = self.collector_numbers.get(id) {
+            return *number;
+        }
+        let number = u32::try_from(self.collectors.len()).unwrap_or(u32::MAX);
+        self.collectors.push(id.to_owned());
+        self.collector_numbers.insert(id.to_owned(), number);
+        number
+    }
+}
+
+/// Shared by the partitions of one scan.
+pub type SharedTally = Arc<Mutex<Tally>>;
+
+/// Some objects, read one after the other.
+#[derive(Clone)]
+pub struct RawPartition {
+    /// Where they are.
+    pub lake: Lake,
+    /// With their number in the batch.
+    pub objects: Vec<(u32, LandedObject)>,
+    /// Where to note what was seen.
+    pub tally: SharedTally,
+    /// [`staged_schema`].
+    pub schema: SchemaRef,
+}
+
+impl RawPartition {
+    /// Spreads objects over partitions, so that each has about the same bytes.
+    #[must_use]
+    pub fn spread(
+        lake: &Lake,
+        objects: Vec<(u32, LandedObject)>,
+        partitions: usize,
+        tally: &SharedTally,
+    ) -> Vec<Self> {
+        let mut by_size = objects;
+        by_size.sort_by_key(|(_, object)| std::cmp::Reverse(object.bytes));
+        let mut groups: Vec<(u64, Vec<(u32, LandedObject)>)> =
+            vec![(0, Vec::new()); partitions.max(1)];
+        for object in by_size {
+            if let Some(least) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
+                least.0 += object.1.bytes;
+                least.1.push(object);
+            }
+        }
+        let schema = staged_schema();
+        groups
+            .into_iter()
+            .map(|(_, objects)| Self {
+                lake: lake.clone(),
+                objects,
+                tally: Arc::clone(tally),
+                schema: Arc::clone(&schema),
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for RawPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RawPartition").field("objects", &self.objects.len()).finish()
+    }
+}
+
+impl PartitionStream for RawPartition {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let mut builder =
+            RecordBatchReceiverStream::builder(Arc::clone(&self.schema), CHANNEL_BATCHES);
+        let (partition, sender) = (self.clone(), builder.tx());
+        builder.spawn(async move {
+            for (number, object) in &partition.objects {
+                let bytes = fetch(&partition.lake, object).await.map_err(external)?;
+                let (tally, sender) = (Arc::clone(&partition.tally), sender.clone());
+                let (number, object) = (*number, object.clone());
+                let decoding = tokio::task::spawn_blocking(move || {
+                    decode(&bytes, number, &object, &tally, |batch| {
+                        sender.blocking_send(Ok(batch)).is_ok()
+                    })
+                });
+                match decoding.await {
+                    Ok(decoded) => decoded.map_err(external)?,
+                    Err(error) => return Err(DataFusionError::External(Box::new(error))),
+                }
+            }
+            Ok(())
+        });
+        builder.build()
+    }
+}
+
+fn external(error: TransformError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// The bytes of a landed object, if they are those that were committed.
+///
+/// # Errors
+/// [`TransformError::Raw`] where it is missing, cut short or changed.
+pub async fn fetch(lake: &Lake, object: &LandedObject) -> Result<bytes::Bytes, TransformError> {
+    let path = Path::from(object.path.as_str());
+    let fail = |reason: String| TransformError::Raw { path: object.path.clone(), reason };
+    let got = lake.store().get(&path).await.map_err(|error| fail(error.to_string()))?;
+    let bytes = got.bytes().await.map_err(|error| fail(error.to_string()))?;
+    let crc = format!("{:08x}", crc32c::crc32c(&bytes));
+    if bytes.len() as u64 != object.bytes || crc != object.crc32c {
+        return Err(fail(format!(
+            "it has {} bytes and CRC-32C {crc}, its commit says {} and {}: it was changed or cut \
+             short; restore it from a backup or an earlier object version",
+            bytes.len(),
+            object.bytes,
+            object.crc32c
+        )));
+    }
+    Ok(bytes)
+}
+
+/// Calls `visit` with each line of a gz or plain object and its number from 1.
+///
+/// # Errors
+/// [`TransformError::Raw`] where decompression fails.
+pub fn for_each_line(
+    bytes: &[u8],
+    path: &str,
+    mut visit: impl FnMut(u32, &[u8]) -> Result<bool, TransformError>,
+) -> Result<(), TransformError> {
+    let reader: Box<dyn std::io::Read + '_> = if bytes.starts_with(&[0x1f, 0x8b]) {
+        Box::new(MultiGzDecoder::new(bytes))
+    } else {
+        Box::new(bytes)
+    };
+    let mut reader = BufReader::with_capacity(256 * 1024, reader);
+    let mut line = Vec::with_capacity(4_096);
+    let mut number = 0_u32;
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line).map_err(|error| TransformError::Raw {
+            path: path.to_owned(),
+            reason: format!("line {} cannot be decompressed: {error}", number + 1),
+        })?;
+        if read == 0 {
+            return Ok(());
+        }
+        number += 1;
+        let text = line.trim_ascii();
+        if !text.is_empty() && !visit(number, text)? {
+            return Ok(());
+        }
+    }
+}
+
+fn decode(
+    bytes: &[u8],
+    object_number: u32,
+    object: &LandedObject,
+    tally: &SharedTally,
+    mut send: impl FnMut(RecordBatch) -> bool,
+) -> Result<(), TransformError> {
+    let mut columns = EventColumns::new();
+    let mut copies = Vec::with_capacity(BATCH_ROWS);
+    let mut last_collector = (String::new(), None);
+    for_each_line(bytes, &object.path, |line_number, line| {
+        let event = match decode_event(line) {
+            Ok(event) => event,
+            Err(problem) => {
+                let reject = undecodable(object, line_number, line, &problem);
+                tally.lock().unwrap_or_else(PoisonError::into_inner).rejects.push(reject);
+                return Ok(true);
+            }
+        };
+        let collector_id = event.collector_id.as_deref().unwrap_or_default();
+        if last_collector.1.is_none() || last_collector.0 != collector_id {
+            let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+            last_collector = (collector_id.to_owned(), Some(tally.collector(collector_id)));
+        }
+        let row = (i64::from(object_number) << LINE_BITS) | i64::from(line_number);
+        let content = columns.append(&event, RowId(row));
+        copies.push(Copy {
+            identity: hash::identity(&event.app_id, &event.event_id),
+            received_ts: event.received_ts().micros(),
+            collector: last_collector.1.unwrap_or_default(),
+            wal_seq: event.wal_seq.unwrap_or_default(),
+            content,
+            row,
+        });
+        if columns.rows() < BATCH_ROWS {
+            return Ok(true);
+        }
+        tally.lock().unwrap_or_else(PoisonError::into_inner).copies.append(&mut copies);
+        Ok(send(columns.finish()?))
+    })?;
+    tally.lock().unwrap_or_else(PoisonError::into_inner).copies.append(&mut copies);
+    if columns.rows() > 0 {
+        send(columns.finish()?);
+    }
+    Ok(())
+}
+
+fn decode_event(line: &[u8]) -> Result<Box<Event<'_>>, String> {
+    if line.len() > MAX_LINE_BYTES {
+        return Err(format!("the line has {} bytes, more than {MAX_LINE_BYTES}", line.len()));
+    }
+    match WireRecord::decode(line) {
+        Ok(WireRecord::Event(event)) => Ok(event),
+        Ok(_) => Err("the line is no event but stands in an object of events".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// The reject of a line that no reader of ours can decode: the same line gives the same id.
+#[must_use]
+pub fn undecodable(
+    object: &LandedObject,
+    line_number: u32,
+    line: &[u8],
+    problem: &str,
+) -> Reject<'static> {
+    let origin = format!("{}:{line_number}", object.path);
+    Reject {
+        reject_id: Uuid::new_v5(&UNDECODABLE, origin.as_bytes()).to_string().into(),
+        received_ts: object.max_received_ts,
+        protocol: "raw".into(),
+        reason: RejectReason::Undecodable,
+        detail: problem.to_owned().into(),
+        origin: origin.into(),
+        app_id: None,
+        bytes_base64: BASE64.encode(line).into(),
+        collector_id: None,
+        wal_seq: None,
+        shard_id: None,
+        sequence_number: None,
+    }
+}
+
+/// The least and greatest `received_ts` over objects.
+#[must_use]
+pub fn received_range<'a>(
+    objects: impl Iterator<Item = &'a LandedObject>,
+) -> Option<(Timestamp, Timestamp)> {
+    objects.fold(None, |range, object| {
+        let (min, max) = (object.min_received_ts, object.max_received_ts);
+        Some(range.map_or((min, max), |(low, high): (Timestamp, Timestamp)| {
+            (low.min(min), high.max(max))
+        }))
+    })
+}

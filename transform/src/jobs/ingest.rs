@@ -1,0 +1,433 @@
+//! Raw objects -> `events`, `event_duplicates`, `rejects`.
+//!
+//! One pass: decode -> spread by visitor -> sort -> leave out extra copies ->
+//! sessions -> files. The sort is what makes one pass enough: when it yields
+//! its first row, every object has been decoded, so every copy is known.
+//!
+//! On-time events are appended. Where something late moves rows of the table
+//! to another session, or an earlier copy displaces one, the days of those rows
+//! are rewritten and no others.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::datatypes::{Date32Type, Int64Type, TimestampMicrosecondType};
+use clickmill_lake::raw::RawKind;
+use clickmill_lake::schema::arrow_schema;
+use clickmill_lake::table::{Change, DataFile, PartitionWriter, Sorted, Table};
+use clickmill_schemas::tables::{EVENT_DUPLICATES, EVENTS};
+use clickmill_schemas::{Date, Timestamp};
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::{Expr, Partitioning, col, lit};
+use datafusion::physical_plan::execute_stream_partitioned;
+use datafusion::prelude::{DataFrame, SessionContext};
+use futures::TryStreamExt as _;
+use tokio::sync::OnceCell;
+
+use super::context::{files_in, table_of};
+use super::query::sorted_by;
+use super::{JobContext, Output};
+use crate::TransformError;
+use crate::decode::columns::{OLD_COLUMN, ROW_COLUMN, staged_schema};
+use crate::decode::raw::{Copy, RawPartition, SharedTally, received_range};
+use crate::dedupe::{self, Reason, Verdict};
+use crate::rejects;
+use crate::sessionize::{LOOKBACK_DAYS, Moved, Row, Sessionizer};
+
+const JOB: &str = "ingest";
+
+/// A row of the table as dedupe knows it.
+#[derive(Clone, Debug)]
+struct OldRow {
+    app_id: String,
+    event_id: String,
+    dt: Date,
+}
+
+/// What all streams of the pass share.
+struct Shared {
+    tally: SharedTally,
+    old_copies: Mutex<Vec<Copy>>,
+    old_rows: Vec<OldRow>,
+    verdict: OnceCell<Judged>,
+}
+
+struct Judged {
+    verdict: Verdict,
+    /// Displaced rows by (`app_id`, `event_id`).
+    displaced: HashMap<(String, String), Reason>,
+}
+
+/// What one stream gave.
+#[derive(Default)]
+struct Written {
+    events: Vec<DataFile>,
+    duplicates: Vec<RecordBatch>,
+    moved: Vec<Moved>,
+}
+
+pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
+    let mut output = Output::default();
+    let mut rejected = rejects::of_raw(context).await?;
+    let objects: Vec<_> = context
+        .batch
+        .objects(RawKind::Events)
+        .map(|(number, object)| (number, object.clone()))
+        .collect();
+    if !objects.is_empty() {
+        let base = context.base(&EVENTS).await?;
+        let base_files = base.as_ref().map(|table| table.files().to_vec()).unwrap_or_default();
+        let mut context_from =
+            context.batch.touched_days.first().map(|day| day.days() - LOOKBACK_DAYS);
+        // A displaced row outside of the context needs a wider one: rare, and then done again.
+        let (written, shared) = loop {
+            let (written, shared) = pass(context, &objects, &base_files, context_from).await?;
+            let displaced = displaced_days(&shared);
+            let needed = displaced.first().map(|day| day.days() - LOOKBACK_DAYS);
+            if needed.is_none() || needed >= context_from {
+                break (written, shared);
+            }
+            context_from = needed;
+        };
+        rejected.extend(std::mem::take(&mut tally(&shared.tally).rejects));
+        count(&mut output, &shared, &written);
+        apply(context, base.as_ref(), written, &shared, &mut output).await?;
+    }
+    let rejects = rejects::change(context, JOB, rejected).await?;
+    output.counts.insert("rejects", rejects.adds.iter().map(|file| file.rows).sum());
+    output.changes.insert("rejects", rejects);
+    Ok(output)
+}
+
+fn tally(shared: &SharedTally) -> std::sync::MutexGuard<'_, crate::decode::raw::Tally> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn displaced_days(shared: &Shared) -> BTreeSet<Date> {
+    let judged = shared.verdict.get();
+    judged
+        .iter()
+        .flat_map(|judged| judged.verdict.displaced.keys())
+        .map(|at| shared.old_rows[*at].dt)
+        .collect()
+}
+
+fn count(output: &mut Output, shared: &Shared, written: &Written) {
+    output.counts.insert("events", written.events.iter().map(|file| file.rows).sum());
+    let duplicates: usize = written.duplicates.iter().map(RecordBatch::num_rows).sum();
+    let displaced = shared.verdict.get().map_or(0, |judged| judged.displaced.len());
+    output.counts.insert("event_duplicates", (duplicates + displaced) as u64);
+}
+
+/// The one pass over the new objects.
+async fn pass(
+    context: &JobContext<'_>,
+    objects: &[(u32, clickmill_lake::landing::LandedObject)],
+    base_files: &[DataFile],
+    context_from: Option<i32>,
+) -> Result<(Written, Arc<Shared>), TransformError> {
+    let fail = TransformError::job(JOB);
+    let session = context.session();
+    let tally: SharedTally = SharedTally::default();
+    let (old_rows, old_copies) = old_copies(&session, objects, base_files, &tally).await?;
+    let shared = Arc::new(Shared {
+        tally: Arc::clone(&tally),
+        old_copies: Mutex::new(old_copies),
+        old_rows,
+        verdict: OnceCell::new(),
+    });
+
+    let partitions = context.options.parallelism;
+    let raw = RawPartition::spread(context.lake, objects.to_vec(), partitions, &tally);
+    let raw = raw.into_iter().map(|partition| Arc::new(partition) as _).collect();
+    let staged = StreamingTable::try_new(staged_schema(), raw).map_err(&fail)?;
+    let mut rows = session.read_table(Arc::new(staged)).map_err(&fail)?;
+    let old: Vec<DataFile> =
+        base_files.iter().filter(|file| file.dt.map(Date::days) >= context_from).cloned().collect();
+    if !old.is_empty() {
+        rows = rows.union(old_context(&session, old)?).map_err(&fail)?;
+    }
+    let rows =
+        rows.repartition(Partitioning::Hash(vec![col("visitor_id")], partitions)).map_err(&fail)?;
+    let plan = rows.create_physical_plan().await.map_err(&fail)?;
+    let sorted = sorted_by(plan, EVENTS.sort).map_err(&fail)?;
+    let streams = execute_stream_partitioned(sorted, session.task_ctx()).map_err(&fail)?;
+    let workers = streams.into_iter().map(|stream| {
+        let (lake, shared) = (context.lake.clone(), Arc::clone(&shared));
+        tokio::spawn(async move { consume(&lake, stream, &shared).await })
+    });
+    let mut all = Written::default();
+    for worker in futures::future::join_all(workers).await {
+        let written = worker.map_err(|source| TransformError::Worker { job: JOB, source })??;
+        all.events.extend(written.events);
+        all.duplicates.extend(written.duplicates);
+        all.moved.extend(written.moved);
+    }
+    Ok((all, shared))
+}
+
+/// Rows of the table that sessions of new rows may join: narrow, the other columns NULL.
+fn old_context(
+    session: &SessionContext,
+    files: Vec<DataFile>,
+) -> Result<DataFrame, TransformError> {
+    const NEEDED: &[&str] =
+        &["event_id", "app_id", "event_ts", "visitor_id", "session_id", "session_seq", "dt"];
+    let fail = TransformError::job(JOB);
+    let rows = session.read_table(table_of(&EVENTS, files)).map_err(&fail)?;
+    let columns: Vec<Expr> = staged_schema()
+        .fields()
+        .iter()
+        .map(|field| match field.name().as_str() {
+            OLD_COLUMN => lit(true).alias(OLD_COLUMN),
+            name if NEEDED.contains(&name) => col(format!("\"{name}\"")),
+            name => datafusion::logical_expr::cast(
+                lit(datafusion::common::ScalarValue::Null),
+                field.data_type().clone(),
+            )
+            .alias(name),
+        })
+        .collect();
+    rows.select(columns).map_err(&fail)
+}
+
+/// Rows of the table that a new copy might belong to: those received within the window.
+async fn old_copies(
+    session: &SessionContext,
+    objects: &[(u32, clickmill_lake::landing::LandedObject)],
+    base_files: &[DataFile],
+    tally: &SharedTally,
+) -> Result<(Vec<OldRow>, Vec<Copy>), TransformError> {
+    let fail = TransformError::job(JOB);
+    let Some((min, max)) = received_range(objects.iter().map(|(_, object)| object)) else {
+        return Ok((Vec::new(), Vec::new()));
+    };
+    if base_files.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    session.register_table("base", table_of(&EVENTS, base_files.to_vec())).map_err(&fail)?;
+    let (from, to) = (min.saturating_sub(dedupe::WINDOW), max.saturating_add(dedupe::WINDOW));
+    let sql = format!(
+        "SELECT app_id, event_id, received_ts, collector_id, wal_seq, content_hash, dt FROM base \
+         WHERE received_ts >= TIMESTAMP '{from}' AND received_ts <= TIMESTAMP '{to}'"
+    );
+    let batches = session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
+    session.deregister_table("base").map_err(&fail)?;
+    let mut tally = self::tally(tally);
+    let (mut rows, mut copies) = (Vec::new(), Vec::new());
+    for batch in &batches {
+        let text = |at: usize| batch.column(at).as_string::<i32>();
+        let int = |at: usize| batch.column(at).as_primitive::<Int64Type>();
+        let received = batch.column(2).as_primitive::<TimestampMicrosecondType>();
+        let days = batch.column(6).as_primitive::<Date32Type>();
+        for at in 0..batch.num_rows() {
+            let (app_id, event_id) = (text(0).value(at), text(1).value(at));
+            let collector = if text(3).is_null(at) { "" } else { text(3).value(at) };
+            copies.push(Copy {
+                identity: crate::decode::hash::identity(app_id, event_id),
+                received_ts: received.value(at),
+                collector: tally.collector(collector),
+                wal_seq: if int(4).is_null(at) { 0 } else { int(4).value(at) },
+                content: if int(5).is_null(at) { 0 } else { int(5).value(at) },
+                row: 0,
+            });
+            rows.push(OldRow {
+                app_id: app_id.to_owned(),
+                event_id: event_id.to_owned(),
+                dt: Date::from_days(days.value(at)),
+            });
+        }
+    }
+    Ok((rows, copies))
+}
+
+/// One sorted stream into files.
+async fn consume(
+    lake: &clickmill_lake::Lake,
+    mut stream: SendableRecordBatchStream,
+    shared: &Shared,
+) -> Result<Written, TransformError> {
+    let mut written = Written::default();
+    let mut writer = PartitionWriter::new(lake, &EVENTS, Sorted::Yes);
+    let mut sessionizer = Sessionizer::default();
+    let schema = arrow_schema(&EVENTS);
+    while let Some(batch) = stream.try_next().await.map_err(TransformError::job(JOB))? {
+        // The sort has seen every row, so every copy of every event is in the tally.
+        let judged = shared.verdict.get_or_init(|| async { judge(shared) }).await;
+        if let Some(extra) = extra_copies(&batch, &judged.verdict)? {
+            written.duplicates.push(extra);
+        }
+        let done = sessionizer.push(&batch, |row| match row {
+            Row::New { row } => judged.verdict.extra.contains_key(&row),
+            Row::Old { app_id, event_id } => {
+                !judged.displaced.is_empty()
+                    && judged.displaced.contains_key(&(app_id.to_owned(), event_id.to_owned()))
+            }
+        })?;
+        written.moved.extend(done.moved);
+        let rows = RecordBatch::try_new(Arc::clone(&schema), done.new_rows.columns().to_vec())?;
+        writer.write(&rows).await?;
+    }
+    written.events = writer.finish().await?;
+    Ok(written)
+}
+
+fn judge(shared: &Shared) -> Judged {
+    let mut tally = tally(&shared.tally);
+    let mut copies = std::mem::take(&mut tally.copies);
+    let old = shared.old_copies.lock().unwrap_or_else(PoisonError::into_inner);
+    let verdict = dedupe::judge(&mut copies, &old, &tally.collectors);
+    let displaced = verdict
+        .displaced
+        .iter()
+        .map(|(at, reason)| {
+            let row = &shared.old_rows[*at];
+            ((row.app_id.clone(), row.event_id.clone()), *reason)
+        })
+        .collect();
+    Judged { verdict, displaced }
+}
+
+/// The rows of a staged batch that are extra copies, as rows of `event_duplicates`.
+fn extra_copies(
+    batch: &RecordBatch,
+    verdict: &Verdict,
+) -> Result<Option<RecordBatch>, TransformError> {
+    if verdict.extra.is_empty() {
+        return Ok(None);
+    }
+    let rows = batch.column(batch.schema().index_of(ROW_COLUMN)?).as_primitive::<Int64Type>();
+    let reasons: Vec<Option<Reason>> = (0..batch.num_rows())
+        .map(|at| if rows.is_null(at) { None } else { verdict.extra.get(&rows.value(at)).copied() })
+        .collect();
+    duplicates(batch, &reasons)
+}
+
+/// Rows with a reason, as rows of `event_duplicates`.
+fn duplicates(
+    batch: &RecordBatch,
+    reasons: &[Option<Reason>],
+) -> Result<Option<RecordBatch>, TransformError> {
+    let chosen: BooleanArray = reasons.iter().map(|reason| Some(reason.is_some())).collect();
+    if chosen.true_count() == 0 {
+        return Ok(None);
+    }
+    let batch = arrow::compute::filter_record_batch(batch, &chosen)?;
+    let reasons: StringArray = reasons.iter().flatten().map(|reason| Some(reason.code())).collect();
+    let schema = arrow_schema(&EVENT_DUPLICATES);
+    let received = batch
+        .column(batch.schema().index_of("received_ts")?)
+        .as_primitive::<TimestampMicrosecondType>();
+    let days: arrow::array::Date32Array = received
+        .iter()
+        .map(|micros| Timestamp::from_micros(micros?).ok().map(|at| at.date().days()))
+        .collect();
+    let columns: Result<Vec<ArrayRef>, arrow::error::ArrowError> = schema
+        .fields()
+        .iter()
+        .map(|field| match field.name().as_str() {
+            "reason" => Ok(Arc::new(reasons.clone()) as ArrayRef),
+            "dt" => Ok(Arc::new(days.clone()) as ArrayRef),
+            name => Ok(Arc::clone(batch.column(batch.schema().index_of(name)?))),
+        })
+        .collect();
+    Ok(Some(RecordBatch::try_new(schema, columns?)?))
+}
+
+/// Turns what the pass gave into changes of the tables.
+async fn apply(
+    context: &JobContext<'_>,
+    base: Option<&Table>,
+    written: Written,
+    shared: &Shared,
+    output: &mut Output,
+) -> Result<(), TransformError> {
+    let Written { events, mut duplicates, moved } = written;
+    let none = HashMap::new();
+    let displaced = shared.verdict.get().map_or(&none, |judged| &judged.displaced);
+    let mut days = displaced_days(shared);
+    days.extend(moved.iter().map(|row| row.dt));
+    let mut change = Change { adds: events, removes: Vec::new() };
+    if let (Some(base), false) = (base, days.is_empty()) {
+        change.removes = files_in(base, &days);
+        let rewritten = rewrite(context, &change.removes, &moved, displaced).await?;
+        change.adds.extend(rewritten.events);
+        duplicates.extend(rewritten.duplicates);
+    }
+    output.counts.insert("rewritten_days", days.len() as u64);
+    output.changes.insert("events", change);
+
+    let mut writer = PartitionWriter::new(context.lake, &EVENT_DUPLICATES, Sorted::No);
+    for batch in &duplicates {
+        writer.write(batch).await?;
+    }
+    let adds = writer.finish().await?;
+    output.changes.insert("event_duplicates", Change { adds, removes: Vec::new() });
+    Ok(())
+}
+
+/// Copies files of the table, with rows moved to their new session and displaced ones set aside.
+async fn rewrite(
+    context: &JobContext<'_>,
+    files: &[DataFile],
+    moved: &[Moved],
+    displaced: &HashMap<(String, String), Reason>,
+) -> Result<Written, TransformError> {
+    let fail = TransformError::job(JOB);
+    let moved: HashMap<(&str, &str), &Moved> =
+        moved.iter().map(|row| ((row.app_id.as_str(), row.event_id.as_str()), row)).collect();
+    let session = context.session();
+    let rows = session.read_table(table_of(&EVENTS, files.to_vec())).map_err(&fail)?;
+    let plan = rows.create_physical_plan().await.map_err(&fail)?;
+    let plan =
+        Arc::new(datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec::new(plan));
+    let sorted = sorted_by(plan, EVENTS.sort).map_err(&fail)?;
+    let mut streams = execute_stream_partitioned(sorted, session.task_ctx()).map_err(&fail)?;
+    let mut written = Written::default();
+    let mut writer = PartitionWriter::new(context.lake, &EVENTS, Sorted::Yes);
+    for stream in &mut streams {
+        while let Some(batch) = stream.try_next().await.map_err(&fail)? {
+            let schema = batch.schema();
+            let text = |name: &str| {
+                Ok::<_, TransformError>(batch.column(schema.index_of(name)?).as_string::<i32>())
+            };
+            let (app_ids, event_ids, ids) =
+                (text("app_id")?, text("event_id")?, text("session_id")?);
+            let seqs = batch
+                .column(schema.index_of("session_seq")?)
+                .as_primitive::<arrow::datatypes::Int32Type>();
+            let key = |at: usize| (app_ids.value(at), event_ids.value(at));
+            let gone: Vec<Option<Reason>> = (0..batch.num_rows())
+                .map(|at| {
+                    let (app_id, event_id) = key(at);
+                    displaced.get(&(app_id.to_owned(), event_id.to_owned())).copied()
+                })
+                .collect();
+            if let Some(rows) = duplicates(&batch, &gone)? {
+                written.duplicates.push(rows);
+            }
+            let new_ids: StringArray = (0..batch.num_rows())
+                .map(|at| match moved.get(&key(at)) {
+                    Some(row) => Some(row.session_id.as_str()),
+                    None => (!ids.is_null(at)).then(|| ids.value(at)),
+                })
+                .collect();
+            let new_seqs: arrow::array::Int32Array = (0..batch.num_rows())
+                .map(|at| match moved.get(&key(at)) {
+                    Some(row) => Some(row.session_seq),
+                    None => (!seqs.is_null(at)).then(|| seqs.value(at)),
+                })
+                .collect();
+            let mut columns = batch.columns().to_vec();
+            columns[schema.index_of("session_id")?] = Arc::new(new_ids);
+            columns[schema.index_of("session_seq")?] = Arc::new(new_seqs);
+            let stays: BooleanArray = gone.iter().map(|reason| Some(reason.is_none())).collect();
+            let batch = RecordBatch::try_new(arrow_schema(&EVENTS), columns)?;
+            writer.write(&arrow::compute::filter_record_batch(&batch, &stays)?).await?;
+        }
+    }
+    written.events = writer.finish().await?;
+    Ok(written)
+}

@@ -1,0 +1,129 @@
+//! `orders` + `events` + `sessions` -> `orders_enriched`.
+//!
+//! An order and a purchase event belong together when they name the same order
+//! within [`MATCH_DAYS`] of each other; of several events the first counts.
+
+use std::collections::BTreeSet;
+
+use clickmill_lake::table::Change;
+use clickmill_schemas::Date;
+use clickmill_schemas::tables::{EVENTS, ORDERS, ORDERS_ENRICHED, SESSIONS};
+
+use super::context::{files_in, table_of, touched_days, widened};
+use super::query::{Spread, dates, register_days, replace_days};
+use super::{JobContext, Output};
+use crate::TransformError;
+
+const JOB: &str = "orders_enriched";
+/// How many days an order and its purchase event may lie apart.
+const MATCH_DAYS: i32 = 7;
+
+const PURCHASES: &str = "
+CREATE VIEW purchases AS
+SELECT order_id, event_id, app_id, event_ts, visitor_id, session_id, user_id, currency,
+  coalesce(total, revenue) AS amount, tax, shipping, coupon, country, region, city, dt
+FROM events WHERE event_name = 'purchase' AND order_id IS NOT NULL";
+
+/// Days of every row that a touched order or purchase has, had or will have.
+const AFFECTED: &str = "
+SELECT dt FROM changed_orders
+UNION SELECT o.dt FROM orders o JOIN changed_purchases p ON o.order_id = p.order_id
+UNION SELECT p.dt FROM changed_purchases p
+UNION SELECT x.dt FROM purchases x JOIN changed_orders o ON x.order_id = o.order_id
+UNION SELECT x.dt FROM purchases x JOIN changed_purchases p ON x.order_id = p.order_id";
+
+const COMPUTED: &str = "
+WITH pairs AS (
+  SELECT p.*, o.order_id AS matched_order,
+    row_number() OVER (PARTITION BY p.order_id, o.order_id IS NULL
+                       ORDER BY p.event_ts, p.app_id, p.event_id) AS nth
+  FROM purchases p
+  LEFT JOIN orders o ON p.order_id = o.order_id
+    AND abs(CAST(p.dt AS INT) - CAST(o.dt AS INT)) <= 7
+),
+first_event AS (SELECT * FROM pairs WHERE nth = 1 AND matched_order IS NOT NULL),
+rows AS (
+  SELECT o.order_id,
+    CASE WHEN p.order_id IS NULL THEN 'order_only'
+         WHEN p.amount IS NULL OR p.amount = o.total OR p.amount = o.subtotal - coalesce(o.discount, 0)
+           OR p.amount = o.subtotal THEN 'matched'
+         ELSE 'value_mismatch' END AS match_status,
+    o.customer_id, o.ordered_at, o.status, o.currency, o.subtotal, o.discount, o.tax, o.shipping,
+    o.total, o.refunded, o.total - coalesce(o.refunded, 0) AS net_total, o.coupon, o.country,
+    o.region, o.city, o.channel_hint, p.event_id, p.app_id AS event_app_id, p.event_ts,
+    p.amount AS event_total, CASE WHEN p.order_id IS NULL THEN o.total END AS missed_total,
+    p.visitor_id, p.session_id, o.dt
+  FROM orders o JOIN days d ON o.dt = d.dt
+  LEFT JOIN first_event p ON o.order_id = p.order_id
+  UNION ALL
+  SELECT p.order_id, 'event_only', p.user_id, p.event_ts, NULL, p.currency, NULL, NULL, p.tax,
+    p.shipping, NULL, NULL, NULL, p.coupon, p.country, p.region, p.city, NULL, p.event_id, p.app_id,
+    p.event_ts, p.amount, NULL, p.visitor_id, p.session_id, p.dt
+  FROM pairs p JOIN days d ON p.dt = d.dt
+  WHERE p.matched_order IS NULL AND p.nth = 1
+)
+SELECT r.*, s.started_at AS session_started_at,
+  (CAST(r.ordered_at AS BIGINT) - CAST(s.started_at AS BIGINT)) / 1000 AS latency_ms,
+  s.last_channel AS channel, s.last_utm_source AS utm_source, s.last_utm_campaign AS utm_campaign,
+  s.device_class
+FROM rows r LEFT JOIN sessions s ON r.session_id = s.session_id";
+
+pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
+    let fail = TransformError::job(JOB);
+    let mut output = Output::default();
+    let orders_change = context.change_of(&ORDERS, &ORDERS_ENRICHED).await?;
+    let events_change = context.change_of(&EVENTS, &ORDERS_ENRICHED).await?;
+    if orders_change.is_empty() && events_change.is_empty() {
+        return Ok(output);
+    }
+    let enriched = context.current(&ORDERS_ENRICHED).await?;
+    let days = affected_days(context, &orders_change, &events_change).await?;
+    let around = widened(&days, MATCH_DAYS, MATCH_DAYS);
+    // One ring wider for the orders: whether an event has one must not depend on `days`.
+    let orders_around = widened(&around, MATCH_DAYS, MATCH_DAYS);
+    let session = context.session();
+    for (name, spec, days) in [
+        ("orders", &ORDERS, &orders_around),
+        ("events", &EVENTS, &around),
+        ("sessions", &SESSIONS, &widened(&around, 1, 0)),
+    ] {
+        let files = files_in(&context.current(spec).await?, days);
+        session.register_table(name, table_of(spec, files)).map_err(&fail)?;
+    }
+    session.sql(PURCHASES).await.map_err(&fail)?.collect().await.map_err(&fail)?;
+    register_days(&session, JOB, "days", &days)?;
+    let change =
+        replace_days(context, JOB, &session, &enriched, &days, COMPUTED, Spread::One).await?;
+    output.counts.insert("orders_enriched", change.adds.iter().map(|file| file.rows).sum());
+    output.changes.insert("orders_enriched", change);
+    Ok(output)
+}
+
+async fn affected_days(
+    context: &JobContext<'_>,
+    orders_change: &Change,
+    events_change: &Change,
+) -> Result<BTreeSet<Date>, TransformError> {
+    let fail = TransformError::job(JOB);
+    let touched: BTreeSet<Date> =
+        touched_days(orders_change).union(&touched_days(events_change)).copied().collect();
+    let around = widened(&touched, MATCH_DAYS, MATCH_DAYS);
+    let session = context.session();
+    let all = |change: &Change| change.adds.iter().chain(&change.removes).cloned().collect();
+    let orders = files_in(&context.current(&ORDERS).await?, &around);
+    let events = files_in(&context.current(&EVENTS).await?, &around);
+    for (name, spec, files) in [
+        ("changed_orders", &ORDERS, all(orders_change)),
+        ("changed_events", &EVENTS, all(events_change)),
+        ("orders", &ORDERS, orders),
+        ("events", &EVENTS, events),
+    ] {
+        session.register_table(name, table_of(spec, files)).map_err(&fail)?;
+    }
+    let changed = "CREATE VIEW changed_purchases AS SELECT order_id, dt FROM changed_events \
+                   WHERE event_name = 'purchase' AND order_id IS NOT NULL";
+    for view in [PURCHASES, changed] {
+        session.sql(view).await.map_err(&fail)?.collect().await.map_err(&fail)?;
+    }
+    dates(&session, JOB, AFFECTED).await
+}

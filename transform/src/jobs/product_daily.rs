@@ -1,0 +1,121 @@
+//! `event_items` + `order_items` + `products` -> `product_daily`.
+
+use std::collections::BTreeSet;
+
+use clickmill_schemas::Date;
+use clickmill_schemas::tables::{EVENT_ITEMS, ORDER_ITEMS, PRODUCT_DAILY, PRODUCTS};
+
+use super::context::{files_in, table_of, touched_days};
+use super::query::{Spread, dates, register_days, replace_days};
+use super::{JobContext, Output};
+use crate::TransformError;
+
+const JOB: &str = "product_daily";
+
+/// Rows whose catalog columns a changed version of a product would change: the
+/// product joins as of the end of its day, and the first version reaches back.
+const CATALOG_TOUCHED: &str = "
+WITH differing AS (
+  SELECT product_id, valid_from, is_first FROM (
+    SELECT product_id, name, brand, category, price, currency, stock, valid_from, valid_to, is_first FROM new_products
+    EXCEPT
+    SELECT product_id, name, brand, category, price, currency, stock, valid_from, valid_to, is_first FROM old_products)
+  UNION ALL
+  SELECT product_id, valid_from, is_first FROM (
+    SELECT product_id, name, brand, category, price, currency, stock, valid_from, valid_to, is_first FROM old_products
+    EXCEPT
+    SELECT product_id, name, brand, category, price, currency, stock, valid_from, valid_to, is_first FROM new_products)
+),
+since AS (
+  SELECT product_id, min(CASE WHEN is_first THEN DATE '0001-01-01' ELSE CAST(valid_from AS DATE) END) AS from_day
+  FROM differing GROUP BY product_id
+)
+SELECT DISTINCT d.dt FROM daily d JOIN since s ON d.product_id = s.product_id AND d.dt >= s.from_day";
+
+const COMPUTED: &str = "
+WITH seen AS (
+  SELECT product_id, dt,
+    count(*) FILTER (WHERE event_name IN ('product_list_view', 'product_list_filter', 'search')) AS impressions,
+    count(*) FILTER (WHERE event_name = 'product_click') AS clicks,
+    count(*) FILTER (WHERE event_name = 'product_view') AS views,
+    count(DISTINCT CASE WHEN event_name = 'product_view' THEN visitor_id END) AS viewers,
+    count(*) FILTER (WHERE event_name = 'add_to_cart') AS carts,
+    min(category) AS sent_category, min(name) AS sent_name, min(brand) AS sent_brand
+  FROM event_items WHERE product_id IS NOT NULL AND NOT is_bot GROUP BY product_id, dt
+),
+sold AS (
+  SELECT product_id, dt, count(DISTINCT CASE WHEN quantity > 0 THEN order_id END) AS orders,
+    sum(quantity) AS units,
+    sum(CAST(quantity AS DECIMAL(18,0)) * unit_price - coalesce(discount, CAST(0 AS DECIMAL(18,4)))) AS revenue
+  FROM order_items WHERE product_id IS NOT NULL GROUP BY product_id, dt
+),
+facts AS (
+  SELECT coalesce(v.product_id, s.product_id) AS product_id, coalesce(v.dt, s.dt) AS dt,
+    coalesce(impressions, 0) AS impressions, coalesce(clicks, 0) AS clicks, coalesce(views, 0) AS views,
+    coalesce(viewers, 0) AS viewers, coalesce(carts, 0) AS carts, coalesce(orders, 0) AS orders,
+    coalesce(units, 0) AS units, revenue, sent_category, sent_name, sent_brand
+  FROM seen v FULL JOIN sold s ON v.product_id = s.product_id AND v.dt = s.dt
+),
+versions AS (
+  SELECT product_id, name, brand, category, price, currency, stock, is_first,
+    CAST(valid_from AS DATE) AS from_day, valid_from, CAST(valid_to AS DATE) AS to_day
+  FROM products
+),
+dated AS (
+  SELECT f.*, p.name, p.brand, p.category, p.price, p.currency, p.stock, p.product_id IS NOT NULL AS known,
+    p.from_day > f.dt AS backfilled,
+    row_number() OVER (PARTITION BY f.product_id, f.dt ORDER BY p.valid_from DESC) AS nth
+  FROM facts f LEFT JOIN versions p ON f.product_id = p.product_id
+    AND (p.from_day <= f.dt OR p.is_first) AND (p.to_day IS NULL OR p.to_day > f.dt OR p.is_first)
+)
+SELECT product_id, coalesce(name, sent_name) AS name, coalesce(brand, sent_brand) AS brand,
+  CASE WHEN known THEN category ELSE sent_category END AS category,
+  impressions, clicks, views, viewers, carts, orders, units, revenue,
+  CASE WHEN views > 0 THEN CAST(orders AS DOUBLE) / CAST(views AS DOUBLE) END AS conversion,
+  price, currency, stock, coalesce(backfilled, false) AS asof_backfilled, dt
+FROM dated WHERE nth = 1";
+
+pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
+    let fail = TransformError::job(JOB);
+    let mut output = Output::default();
+    let daily = context.current(&PRODUCT_DAILY).await?;
+    let mut days = BTreeSet::new();
+    for upstream in [&EVENT_ITEMS, &ORDER_ITEMS] {
+        days.extend(touched_days(&context.change_of(upstream, &PRODUCT_DAILY).await?));
+    }
+    days.extend(catalog_days(context).await?);
+    if days.is_empty() {
+        return Ok(output);
+    }
+    let session = context.session();
+    for (name, spec) in [("event_items", &EVENT_ITEMS), ("order_items", &ORDER_ITEMS)] {
+        let files = files_in(&context.current(spec).await?, &days);
+        session.register_table(name, table_of(spec, files)).map_err(&fail)?;
+    }
+    let products = context.current(&PRODUCTS).await?.files().to_vec();
+    session.register_table("products", table_of(&PRODUCTS, products)).map_err(&fail)?;
+    register_days(&session, JOB, "days", &days)?;
+    let change = replace_days(context, JOB, &session, &daily, &days, COMPUTED, Spread::One).await?;
+    output.counts.insert("product_daily", change.adds.iter().map(|file| file.rows).sum());
+    output.changes.insert("product_daily", change);
+    Ok(output)
+}
+
+/// Days of the table that a changed catalog changes.
+async fn catalog_days(context: &JobContext<'_>) -> Result<BTreeSet<Date>, TransformError> {
+    let fail = TransformError::job(JOB);
+    let change = context.change_of(&PRODUCTS, &PRODUCT_DAILY).await?;
+    let daily = context.current(&PRODUCT_DAILY).await?;
+    if change.is_empty() || daily.files().is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let session = context.session();
+    for (name, spec, files) in [
+        ("new_products", &PRODUCTS, change.adds),
+        ("old_products", &PRODUCTS, change.removes),
+        ("daily", &PRODUCT_DAILY, daily.files().to_vec()),
+    ] {
+        session.register_table(name, table_of(spec, files)).map_err(&fail)?;
+    }
+    dates(&session, JOB, CATALOG_TOUCHED).await
+}

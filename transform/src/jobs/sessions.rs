@@ -1,0 +1,137 @@
+//! `events` -> `sessions`.
+//!
+//! A session belongs to the day it starts on. Days on which a touched session
+//! starts, or started before, are computed again from that day and the next.
+
+use std::collections::BTreeSet;
+
+use clickmill_schemas::Date;
+use clickmill_schemas::tables::{EVENTS, SESSIONS};
+
+use super::context::{files_in, table_of, touched_days, widened};
+use super::query::{Spread, dates, register_days, replace_days};
+use super::{JobContext, Output};
+use crate::TransformError;
+use clickmill_lake::table::Change;
+
+const JOB: &str = "sessions";
+
+const STARTS_NOW: &str = "
+SELECT DISTINCT dt FROM (
+  SELECT CAST(min(e.event_ts) AS DATE) AS dt FROM events e
+  JOIN (SELECT DISTINCT session_id FROM changed) c ON e.session_id = c.session_id
+  GROUP BY e.session_id HAVING min(e.session_seq) = 1)";
+
+const STARTED_BEFORE: &str = "
+SELECT DISTINCT s.dt FROM sessions s
+JOIN (SELECT DISTINCT session_id FROM changed) c ON s.session_id = c.session_id";
+
+const COMPUTED: &str = "
+WITH steps AS (
+  SELECT session_id, visitor_id, user_id, event_name, event_ts, session_seq, page_url, page_path,
+    referrer_host, channel, utm_source, utm_medium, utm_campaign, device_class, browser, os,
+    language, country, region, is_bot, is_late,
+    least((CAST(event_ts AS BIGINT) - CAST(lag(event_ts) OVER w AS BIGINT)) / 1000, 300000) AS engaged
+  FROM events WHERE session_id IS NOT NULL
+  WINDOW w AS (PARTITION BY session_id ORDER BY session_seq)
+),
+bought AS (
+  SELECT session_id, count(order_id) AS orders, sum(revenue) AS revenue,
+    CASE WHEN count(DISTINCT currency) = 1 THEN min(currency) END AS currency
+  FROM (
+    SELECT session_id, order_id, coalesce(revenue, total) AS revenue, currency,
+      row_number() OVER (PARTITION BY session_id, coalesce(order_id, event_id)
+                         ORDER BY session_seq) AS copy
+    FROM events WHERE event_name = 'purchase' AND session_id IS NOT NULL)
+  WHERE copy = 1 GROUP BY session_id
+),
+summed AS (
+  SELECT session_id, min(visitor_id) AS visitor_id,
+    last_value(user_id ORDER BY session_seq) FILTER (WHERE user_id IS NOT NULL) AS user_id,
+    min(event_ts) AS started_at, max(event_ts) AS ended_at,
+    coalesce(sum(engaged), 0) AS engaged_ms, count(*) AS events,
+    count(*) FILTER (WHERE event_name IN ('page_view', 'screen_view')) AS page_views,
+    count(*) FILTER (WHERE event_name = 'product_view') AS product_views,
+    count(*) FILTER (WHERE event_name = 'add_to_cart') AS add_to_carts,
+    count(*) FILTER (WHERE event_name = 'begin_checkout') AS checkouts,
+    count(*) FILTER (WHERE event_name = 'search') AS searches,
+    count(*) FILTER (WHERE event_name = 'purchase') AS purchases,
+    first_value(page_url ORDER BY session_seq) FILTER (WHERE page_url IS NOT NULL) AS landing_url,
+    first_value(page_path ORDER BY session_seq) FILTER (WHERE page_path IS NOT NULL) AS landing_path,
+    last_value(page_path ORDER BY session_seq) FILTER (WHERE page_path IS NOT NULL) AS exit_path,
+    max(referrer_host) FILTER (WHERE session_seq = 1) AS referrer_host,
+    max(channel) FILTER (WHERE session_seq = 1) AS channel,
+    max(utm_source) FILTER (WHERE session_seq = 1) AS utm_source,
+    max(utm_medium) FILTER (WHERE session_seq = 1) AS utm_medium,
+    max(utm_campaign) FILTER (WHERE session_seq = 1) AS utm_campaign,
+    last_value(channel ORDER BY session_seq)
+      FILTER (WHERE channel NOT IN ('internal', 'direct')) AS marked_channel,
+    last_value(utm_source ORDER BY session_seq)
+      FILTER (WHERE channel NOT IN ('internal', 'direct')) AS last_utm_source,
+    last_value(utm_campaign ORDER BY session_seq)
+      FILTER (WHERE channel NOT IN ('internal', 'direct')) AS last_utm_campaign,
+    max(device_class) FILTER (WHERE session_seq = 1) AS device_class,
+    max(browser) FILTER (WHERE session_seq = 1) AS browser,
+    max(os) FILTER (WHERE session_seq = 1) AS os,
+    max(language) FILTER (WHERE session_seq = 1) AS language,
+    max(country) FILTER (WHERE session_seq = 1) AS country,
+    max(region) FILTER (WHERE session_seq = 1) AS region,
+    bool_or(is_bot) AS is_bot, count(*) FILTER (WHERE is_late) AS late_events
+  FROM steps GROUP BY session_id HAVING min(session_seq) = 1
+)
+SELECT s.*,
+  (CAST(ended_at AS BIGINT) - CAST(started_at AS BIGINT)) / 1000 AS duration_ms,
+  s.events = 1 AND purchases = 0 AS is_bounce,
+  coalesce(b.orders, 0) AS orders, b.revenue, b.currency,
+  product_views > 0 AS has_product_view, add_to_carts > 0 AS has_add_to_cart,
+  checkouts > 0 AS has_checkout, purchases > 0 AS has_purchase,
+  coalesce(marked_channel, channel) AS last_channel, d.dt
+FROM summed s
+JOIN days d ON CAST(s.started_at AS DATE) = d.dt
+LEFT JOIN bought b ON s.session_id = b.session_id";
+
+pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
+    let fail = TransformError::job(JOB);
+    let mut output = Output::default();
+    let change = context.change_of(&EVENTS, &SESSIONS).await?;
+    if change.is_empty() {
+        return Ok(output);
+    }
+    let events = context.current(&EVENTS).await?;
+    let sessions = context.current(&SESSIONS).await?;
+    let days = if sessions.files().is_empty() {
+        touched_days(&change)
+    } else {
+        start_days(context, &change).await?
+    };
+    let session = context.session();
+    let files = files_in(&events, &widened(&days, 0, 1));
+    session.register_table("events", table_of(&EVENTS, files)).map_err(&fail)?;
+    register_days(&session, JOB, "days", &days)?;
+    let change =
+        replace_days(context, JOB, &session, &sessions, &days, COMPUTED, Spread::Many).await?;
+    output.counts.insert("sessions", change.adds.iter().map(|file| file.rows).sum());
+    output.changes.insert("sessions", change);
+    Ok(output)
+}
+
+/// Days on which a session with a touched event starts now, or started before.
+async fn start_days(
+    context: &JobContext<'_>,
+    change: &Change,
+) -> Result<BTreeSet<Date>, TransformError> {
+    let fail = TransformError::job(JOB);
+    let around = widened(&touched_days(change), 1, 1);
+    let session = context.session();
+    let changed = change.adds.iter().chain(&change.removes).cloned().collect();
+    for (name, spec, files) in [
+        ("changed", &EVENTS, changed),
+        ("events", &EVENTS, files_in(&context.current(&EVENTS).await?, &around)),
+        ("sessions", &SESSIONS, files_in(&context.current(&SESSIONS).await?, &around)),
+    ] {
+        session.register_table(name, table_of(spec, files)).map_err(&fail)?;
+    }
+    let mut days = dates(&session, JOB, STARTS_NOW).await?;
+    days.extend(dates(&session, JOB, STARTED_BEFORE).await?);
+    Ok(days)
+}
