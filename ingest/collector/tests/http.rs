@@ -1,5 +1,7 @@
 //! The server's behaviour, over real sockets.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
+
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

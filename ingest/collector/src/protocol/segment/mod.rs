@@ -229,6 +229,10 @@ fn decode<'a>(
     let mut properties = Properties::take(call, &mut message);
     let mut context = message.take_object("context").unwrap_or_default();
     context.merge_missing(&shared.context);
+    // What is left of an address that was taken out.
+    if context.get("ip").is_some_and(|raw| raw.get() == "null") {
+        context.remove("ip");
+    }
     if let Some(integrations) = shared.integrations
         && !message.contains("integrations")
     {

@@ -77,7 +77,7 @@ fn an_order_fills_its_columns_and_keeps_the_rest() {
                 "category": "Shoes", "variant": "red", "price": 12.5, "quantity": 2,
                 "coupon": "Y", "position": 1}],
             "properties": {"discount": 1.23456, "affiliation": "web", "subtotal": 22.10},
-            "context": {"ip": null, "library": {"name": "analytics.js", "version": "1"},
+            "context": {"library": {"name": "analytics.js", "version": "1"},
                 "campaign": {"id": "7"}, "screen": {"density": 2}, "page": {"path": "/x"},
                 "message": {"integrations": {"All": false}}}
         }"#
