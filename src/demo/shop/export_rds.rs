@@ -104,18 +104,24 @@ fn table<T>(
     name: &'static str,
     columns: impl Fn(&[T]) -> Vec<Column>,
 ) -> anyhow::Result<Table> {
-    let types = columns(&[]).iter().map(|(name, original, array)| {
+    let mut types = Vec::new();
+    for (name, original, array) in columns(&[]) {
         let exported = match array.data_type() {
             arrow::datatypes::DataType::Int32 => "int32",
             arrow::datatypes::DataType::Boolean => "boolean",
             _ => "binary (UTF8)",
         };
-        json!({"columnName": name, "originalType": original, "originalCharMaxLength": 0, "expectedExportedType": exported})
-    });
+        types.push(json!({
+            "columnName": name,
+            "originalType": original,
+            "originalCharMaxLength": 0,
+            "expectedExportedType": exported,
+        }));
+    }
     let chunks: Vec<&[T]> =
         if rows.is_empty() { vec![rows] } else { rows.chunks(ROWS_PER_FILE).collect() };
     let files = chunks.into_iter().map(|rows| encode(columns(rows))).collect::<Result<_, _>>()?;
-    Ok(Table { name, types: types.collect(), files })
+    Ok(Table { name, types, files })
 }
 
 fn encode(columns: Vec<Column>) -> anyhow::Result<Vec<u8>> {
