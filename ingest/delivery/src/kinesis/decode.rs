@@ -1,0 +1,242 @@
+//! A Kinesis record to lines of the raw zone.
+//!
+//! A record holds one wire line, or several separated by newlines, or JSON
+//! values run together (`}{`) or spread over lines by some other producer.
+//! Every line gets `shard_id` and `sequence_number`; where a record holds more
+//! than one, their index from 0 follows after a dot. A line that brings these
+//! keys along (a replay of another stream) loses its own: they tell of the
+//! last carrier. What does not decode becomes a reject with its bytes; the rest
+//! of the record goes on.
+
+use std::borrow::Cow;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use clickmill_schemas::{
+    RawJson, Reject, RejectReason, Timestamp, WireRecord, append_lineage, compact,
+};
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+const LINEAGE: [&str; 2] = ["shard_id", "sequence_number"];
+
+/// A record of the stream, as far as decoding needs it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct StreamRecord<'a> {
+    pub stream: &'a str,
+    pub shard_id: &'a str,
+    pub sequence_number: &'a str,
+    /// By Kinesis' clock.
+    pub arrived: Timestamp,
+    pub data: &'a [u8],
+}
+
+/// The user records inside a record. The KPL's aggregates go here; today each is its own.
+fn deaggregate(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::once(data)
+}
+
+/// The lines of a record, at least one.
+pub(super) fn lines(record: &StreamRecord<'_>) -> Vec<Vec<u8>> {
+    let parts: Vec<Cow<'_, [u8]>> = deaggregate(record.data).flat_map(split).collect();
+    let several = parts.len() > 1;
+    let line = |(sub, part): (usize, &Cow<'_, [u8]>)| {
+        let sequence_number = match several {
+            true => format!("{}.{sub}", record.sequence_number),
+            false => record.sequence_number.to_owned(),
+        };
+        encode(record, &sequence_number, part)
+    };
+    parts.iter().enumerate().map(line).collect()
+}
+
+/// The texts in a user record that are to be one line each.
+fn split(data: &[u8]) -> Vec<Cow<'_, [u8]>> {
+    let lines: Vec<&[u8]> = data
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .filter(|l| !l.is_empty())
+        .collect();
+    if lines.iter().all(|line| serde_json::from_slice::<&RawValue>(line).is_ok()) {
+        if lines.is_empty() {
+            return vec![Cow::Borrowed(data)];
+        }
+        return lines.into_iter().map(Cow::Borrowed).collect();
+    }
+    // Not one value a line: perhaps several, or one over many lines.
+    let values: Result<Vec<&RawValue>, _> =
+        serde_json::Deserializer::from_slice(data).into_iter().collect();
+    match values {
+        Ok(values) => values
+            .into_iter()
+            .map(|value| match compact(value.get()) {
+                Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+                Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+            })
+            .collect(),
+        Err(_) => lines.into_iter().map(Cow::Borrowed).collect(),
+    }
+}
+
+fn encode(record: &StreamRecord<'_>, sequence_number: &str, part: &[u8]) -> Vec<u8> {
+    let carried = match WireRecord::decode(part) {
+        Ok(WireRecord::Event(event)) => event.shard_id.is_some() || event.sequence_number.is_some(),
+        Ok(WireRecord::Reject(reject)) => {
+            reject.shard_id.is_some() || reject.sequence_number.is_some()
+        }
+        Ok(WireRecord::Heartbeat(_)) => false,
+        Err(error) => return reject(record, sequence_number, part, &error.to_string()),
+    };
+    let mut line = part.to_vec();
+    if carried {
+        match without_lineage(part) {
+            Ok(stripped) => line = stripped,
+            Err(error) => return reject(record, sequence_number, part, &error.to_string()),
+        }
+    }
+    append_lineage(
+        &mut line,
+        &[("shard_id", text(record.shard_id)), ("sequence_number", text(sequence_number))],
+    );
+    line
+}
+
+fn reject(record: &StreamRecord<'_>, sequence_number: &str, part: &[u8], detail: &str) -> Vec<u8> {
+    // The same record gives the same id, so that a second reading of the stream is recognised.
+    let name = format!("{}/{}/{sequence_number}", record.stream, record.shard_id);
+    let reject = Reject {
+        reject_id: Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string().into(),
+        received_ts: record.arrived,
+        protocol: "kinesis".into(),
+        reason: RejectReason::Undecodable,
+        detail: detail.into(),
+        origin: format!("stream {}", record.stream).into(),
+        app_id: None,
+        bytes_base64: BASE64.encode(part).into(),
+        collector_id: None,
+        wal_seq: None,
+        shard_id: Some(record.shard_id.into()),
+        sequence_number: Some(sequence_number.into()),
+    };
+    WireRecord::Reject(reject).encode().into_bytes()
+}
+
+fn text(value: &str) -> RawJson<'static> {
+    // Shard ids and sequence numbers are plain; any text serialises.
+    RawJson::from_value(&value).unwrap_or_else(|_| RawJson::from_raw(RawValue::NULL).into_owned())
+}
+
+/// The line without the keys of [`LINEAGE`]; every other byte between keys stays.
+fn without_lineage(line: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+    struct Entries<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+    impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Collect;
+            impl<'de> Visitor<'de> for Collect {
+                type Value = Entries<'de>;
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("an object")
+                }
+                fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                    let mut entries = Vec::new();
+                    while let Some(key) = map.next_key::<String>()? {
+                        entries.push((Cow::Owned(key), map.next_value::<&'de RawValue>()?));
+                    }
+                    Ok(Entries(entries))
+                }
+            }
+            deserializer.deserialize_map(Collect)
+        }
+    }
+    let Entries(entries) = serde_json::from_slice(line)?;
+    let mut out = b"{".to_vec();
+    for (key, value) in entries.iter().filter(|(key, _)| !LINEAGE.contains(&key.as_ref())) {
+        if out.len() > 1 {
+            out.push(b',');
+        }
+        serde_json::to_writer(&mut out, key)?;
+        out.push(b':');
+        out.extend_from_slice(value.get().as_bytes());
+    }
+    if out.len() == 1 {
+        return Err(de::Error::custom("nothing but lineage"));
+    }
+    out.push(b'}');
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVENT: &str = r#"{"event_id":"e1","event_name":"page_view","source_protocol":"segment","app_id":"shop","event_ts":"2026-11-23T17:40:00.000000Z","received_ts":"2026-11-23T17:40:01.000000Z","properties":{"n":1.10}}"#;
+
+    fn decode(data: &[u8]) -> Vec<String> {
+        let record = StreamRecord {
+            stream: "clicks",
+            shard_id: "shardId-000000000001",
+            sequence_number: "4959",
+            arrived: Timestamp::parse("2026-11-23T17:40:02Z").expect("time"),
+            data,
+        };
+        let text = |line| String::from_utf8(line).expect("utf8");
+        lines(&record).into_iter().map(text).collect()
+    }
+
+    fn expected(event: &str, sequence_number: &str) -> String {
+        let start = event.strip_suffix('}').expect("object");
+        format!(
+            r#"{start},"shard_id":"shardId-000000000001","sequence_number":"{sequence_number}"}}"#
+        )
+    }
+
+    #[test]
+    fn a_record_of_one_line_gets_its_lineage() {
+        assert_eq!(decode(EVENT.as_bytes()), [expected(EVENT, "4959")]);
+        assert_eq!(decode(format!("{EVENT}\n").as_bytes()), [expected(EVENT, "4959")]);
+    }
+
+    #[test]
+    fn several_lines_are_numbered_however_they_are_set_apart() {
+        let other = EVENT.replace("e1", "e2");
+        let both = [expected(EVENT, "4959.0"), expected(&other, "4959.1")];
+        for between in ["\n", "", " ", "\n\n\r\n"] {
+            assert_eq!(decode(format!("{EVENT}{between}{other}").as_bytes()), both, "{between:?}");
+        }
+        let pretty = EVENT.replace(",\"", ",\n  \"");
+        assert_eq!(decode(pretty.as_bytes()), [expected(EVENT, "4959")]);
+    }
+
+    #[test]
+    fn what_does_not_decode_is_kept_and_the_rest_goes_on() {
+        let decoded = decode(format!("{EVENT}\n{{\"event_id\":1}}\nnonsense").as_bytes());
+        assert_eq!(decoded[0], expected(EVENT, "4959.0"));
+        for (line, bytes) in decoded[1..].iter().zip(["{\"event_id\":1}", "nonsense"]) {
+            let WireRecord::Reject(reject) = WireRecord::decode(line.as_bytes()).expect("decodes")
+            else {
+                panic!("{line}")
+            };
+            assert_eq!(BASE64.decode(&*reject.bytes_base64).expect("base64"), bytes.as_bytes());
+            assert_eq!(reject.reason, RejectReason::Undecodable);
+            assert_eq!(reject.shard_id.as_deref(), Some("shardId-000000000001"));
+        }
+        assert!(decoded[2].contains(r#""sequence_number":"4959.2""#), "{}", decoded[2]);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_and_empty_records_are_rejects_too() {
+        for data in [&b"\xf3\x89\x9a\xc2\x00"[..], b"", b"\n", b"\xff\n\xfe"] {
+            let lines = decode(data);
+            assert!(!lines.is_empty());
+            assert!(lines.iter().all(|line| line.starts_with("{\"reject_id\"")), "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn the_lineage_of_an_earlier_carrier_is_replaced_and_numbers_stay_verbatim() {
+        let replayed = expected(EVENT, "1").replace("000000000001\"", "000000000009\"");
+        assert_eq!(decode(replayed.as_bytes()), [expected(EVENT, "4959")]);
+    }
+}

@@ -1,0 +1,315 @@
+//! Does the commit chain land each range once, whoever races and whatever fails?
+
+mod support;
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use clickmill_lake::landing::{Chain, NewCommit, Source, commits_after, list_sources};
+use clickmill_lake::raw::{RawKind, RawLine, RawWriter};
+use clickmill_lake::{Lake, LakeError};
+use clickmill_schemas::Timestamp;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Result,
+};
+
+fn source() -> Source {
+    Source::collector("c-1").expect("valid")
+}
+
+fn range(first: u64, last: u64) -> NewCommit {
+    NewCommit {
+        first: Some(first.to_string()),
+        last: Some(last.to_string()),
+        closed: false,
+        objects: vec![],
+        possible_loss: None,
+        committed_at: Timestamp::parse("2026-11-23T17:40:00Z").expect("time"),
+    }
+}
+
+async fn chains(lake: &Lake) {
+    // Empty, then growing; another reader resumes where it ended.
+    let mut chain = Chain::open(lake, source()).await.expect("opens");
+    assert!(chain.last().is_none() && chain.position().is_none());
+    assert_eq!(chain.append(range(1, 10)).await.expect("appends").ordinal, 1);
+    assert_eq!(chain.append(range(11, 20)).await.expect("appends").after.as_deref(), Some("10"));
+    let mut rival = Chain::open(lake, source()).await.expect("opens");
+    assert_eq!(rival.position(), Some("20"));
+
+    // Two writers: the first wins, the other is told, rereads, and goes on from there.
+    rival.append(range(21, 30)).await.expect("wins");
+    let lost = chain.append(range(21, 25)).await;
+    assert!(matches!(lost, Err(LakeError::LostRace { ordinal: 3, .. })), "{lost:?}");
+    assert_eq!(chain.position(), Some("20"), "a lost race moves nothing");
+    chain.reload().await.expect("rereads");
+    assert_eq!(chain.position(), Some("30"));
+
+    // The same content is success: whoever wrote it, it stands there once.
+    let mut twin = Chain::open(lake, source()).await.expect("opens");
+    chain.append(range(31, 40)).await.expect("appends");
+    assert_eq!(twin.append(range(31, 40)).await.expect("own content").ordinal, 4);
+
+    // A closing commit may be empty; nothing follows it.
+    let end = NewCommit { first: None, last: None, closed: true, ..range(0, 0) };
+    chain.append(end).await.expect("closes");
+    assert_eq!(chain.position(), Some("40"));
+    assert!(matches!(chain.append(range(41, 50)).await, Err(LakeError::Unfit { .. })));
+
+    // Readers.
+    Chain::open(lake, Source::kinesis("s", 7, "shardId-0").expect("valid"))
+        .await
+        .expect("opens")
+        .append(range(1, 1))
+        .await
+        .expect("appends");
+    let sources = list_sources(lake).await.expect("lists");
+    let names: Vec<&str> = sources.iter().map(Source::as_str).collect();
+    assert_eq!(names, ["collector/c-1", "kinesis/s-7/shardId-0"]);
+    let commits = commits_after(lake, &source(), 0).await.expect("reads");
+    let positions: Vec<_> = commits.iter().map(|commit| commit.position().expect("some")).collect();
+    assert_eq!(positions, ["10", "20", "30", "40", "40"]);
+    assert_eq!(commits_after(lake, &source(), 4).await.expect("reads").len(), 1);
+    assert!(commits_after(lake, &source(), 5).await.expect("reads").is_empty());
+
+    // A hole is loud, for readers and writers.
+    let hole = source().folder().join("00000000000000000002.json");
+    lake.store().delete(&hole).await.expect("deletes");
+    let read = commits_after(lake, &source(), 0).await;
+    assert!(matches!(read, Err(LakeError::Gap { missing: 2, .. })), "{read:?}");
+    assert!(matches!(Chain::open(lake, source()).await, Err(LakeError::Gap { .. })));
+}
+
+#[tokio::test]
+async fn a_chain_in_a_folder_holds() {
+    let folder = tempfile::tempdir().expect("temp");
+    chains(&support::folder_lake(folder.path()).await).await;
+}
+
+#[tokio::test]
+async fn a_chain_in_a_bucket_holds() {
+    if let Some(lake) = support::bucket_lake("landing").await {
+        chains(&lake).await;
+    }
+}
+
+#[tokio::test]
+async fn of_many_writers_at_once_each_range_lands_once() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    // Each wants to count to 60, by appending one more than what it finds.
+    let writer = async || {
+        let mut chain = Chain::open(&lake, source()).await.expect("opens");
+        loop {
+            let next = chain.position().map_or(0, |p| p.parse::<u64>().expect("number")) + 1;
+            if next > 60 {
+                break;
+            }
+            match chain.append(range(next, next)).await {
+                Ok(_) => {}
+                Err(LakeError::LostRace { .. }) => chain.reload().await.expect("rereads"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    };
+    futures::join!(writer(), writer(), writer(), writer());
+    let commits = commits_after(&lake, &source(), 0).await.expect("reads");
+    let firsts: Vec<String> = commits.into_iter().filter_map(|commit| commit.first).collect();
+    let expected: Vec<String> = (1..=60).map(|n: u64| n.to_string()).collect();
+    assert_eq!(firsts, expected);
+}
+
+#[tokio::test]
+async fn the_end_of_a_long_chain_is_found() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    let mut chain = Chain::open(&lake, source()).await.expect("opens");
+    chain.append(range(1, 1)).await.expect("appends");
+    let commit_1 = source().folder().join("00000000000000000001.json");
+    let template = lake.store().get(&commit_1).await.expect("gets").bytes().await.expect("reads");
+    let template = String::from_utf8(template.to_vec()).expect("utf8");
+    for last in [999_u64, 1_000, 1_001, 2_000, 2_777] {
+        // Written by hand: 2,777 fsynced commits would take a while.
+        let known = chain.last().expect("some").ordinal;
+        for ordinal in known + 1..=last {
+            let text = template.replace("\"ordinal\":1,", &format!("\"ordinal\":{ordinal},"));
+            let path = folder.path().join(source().folder().as_ref());
+            std::fs::write(path.join(format!("{ordinal:020}.json")), text).expect("writes");
+        }
+        chain.reload().await.expect("rereads");
+        assert_eq!(chain.last().expect("some").ordinal, last);
+    }
+}
+
+#[tokio::test]
+async fn a_put_whose_answer_is_lost_counts_once_and_a_refused_one_is_tried_again() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    for (fault, count) in [(Fault::After, 1), (Fault::Before, 3), (Fault::After, 5)] {
+        let store = Arc::new(Faulty {
+            inner: Arc::clone(lake.store()),
+            fault,
+            left: AtomicU32::new(count),
+        });
+        let mut chain = Chain::open(&lake.with_store(store), source()).await.expect("opens");
+        let next = chain.last().map_or(0, |commit| commit.ordinal) + 1;
+        assert_eq!(chain.append(range(next, next)).await.expect("appends").ordinal, next);
+    }
+    assert_eq!(commits_after(&lake, &source(), 0).await.expect("reads").len(), 3);
+}
+
+#[tokio::test]
+async fn raw_objects_hold_their_lines_by_kind_and_hour_and_are_never_written_twice() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    let event = |id: u32, event_ts: &str, received_ts: &str| {
+        format!(r#"{{"event_id":"{id}","event_ts":"{event_ts}","received_ts":"{received_ts}"}}"#)
+    };
+    let lines = [
+        event(1, "2026-11-22T23:59:59Z", "2026-11-23T00:00:01Z"),
+        event(2, "2026-11-23T00:00:00Z", "2026-11-23T00:59:59Z"),
+        event(3, "2026-11-23T01:00:00Z", "2026-11-23T01:00:00Z"),
+        r#"{"reject_id":"r","received_ts":"2026-11-23T01:00:00Z"}"#.to_owned(),
+    ];
+    let write = async || {
+        let mut writer = RawWriter::new(&lake, &source());
+        for (line, seq) in lines.iter().zip(1..) {
+            let line = RawLine::parse(line.as_bytes()).expect("parses");
+            writer.push(line, &format!("{seq}")).await.expect("pushes");
+        }
+        writer.finish().await.expect("finishes")
+    };
+    let objects = write().await;
+    let paths: Vec<&str> = objects.iter().map(|object| object.path.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "raw/events/dt=2026-11-23/hour=00/c-1-1-2.json.gz",
+            "raw/events/dt=2026-11-23/hour=01/c-1-3-3.json.gz",
+            "raw/rejects/dt=2026-11-23/hour=01/c-1-4-4.json.gz",
+        ]
+    );
+    let first = &objects[0];
+    assert_eq!((first.records, first.kind), (2, RawKind::Events));
+    let dates: Vec<String> = first.event_dates.iter().map(ToString::to_string).collect();
+    assert_eq!(dates, ["2026-11-22", "2026-11-23"]);
+    assert_eq!(first.max_received_ts.to_string(), "2026-11-23T00:59:59.000000Z");
+
+    let stored = std::fs::read(folder.path().join(paths[0])).expect("reads");
+    assert_eq!(stored.len() as u64, first.bytes);
+    assert_eq!(first.crc32c, format!("{:08x}", crc32c::crc32c(&stored)));
+    let mut text = String::new();
+    let mut gunzip = flate2::read::GzDecoder::new(&stored[..]);
+    std::io::Read::read_to_string(&mut gunzip, &mut text).expect("gunzips");
+    assert_eq!(text, format!("{}\n{}\n", lines[0], lines[1]));
+
+    // A second attempt takes other names and leaves the first's bytes alone.
+    let again = write().await;
+    assert!(again.iter().zip(&objects).all(|(a, b)| a.path != b.path && a.crc32c == b.crc32c));
+    assert_eq!(std::fs::read(folder.path().join(paths[0])).expect("reads"), stored);
+}
+
+#[tokio::test]
+async fn a_full_object_is_cut_and_open_ones_are_bounded() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    let mut writer = RawWriter::new(&lake, &source()).with_object_bytes(200);
+    for n in 0..100_i64 {
+        // Hours from 1990 on: more than may be open at once.
+        let received = Timestamp::from_micros(631_152_000_000_000 + n * 3_600_000_000);
+        let received = received.expect("in range");
+        let line =
+            format!(r#"{{"event_id":"{n}","event_ts":"{received}","received_ts":"{received}"}}"#);
+        for copy in 0..3 {
+            let line = RawLine::parse(line.as_bytes()).expect("parses");
+            writer.push(line, &format!("{n}.{copy}")).await.expect("pushes");
+        }
+    }
+    let objects = writer.finish().await.expect("finishes");
+    assert_eq!(objects.iter().map(|object| object.records).sum::<u64>(), 300);
+    assert_eq!(objects.len(), 100, "three lines fill an object of 200 bytes");
+}
+
+/// Fails `left` PUTs, before or after they take effect.
+#[derive(Debug)]
+struct Faulty {
+    inner: Arc<dyn ObjectStore>,
+    fault: Fault,
+    left: AtomicU32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Before,
+    After,
+}
+
+impl fmt::Display for Faulty {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Faulty")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Faulty {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        let less = |left: u32| left.checked_sub(1);
+        let fails = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
+        if fails && self.fault == Fault::Before {
+            return Err(Error::Generic { store: "faulty", source: "503".into() });
+        }
+        let done = self.inner.put_opts(location, payload, opts).await;
+        if fails {
+            return Err(Error::Generic { store: "faulty", source: "time-out".into() });
+        }
+        done
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
