@@ -1,0 +1,181 @@
+//! The session: tables of a snapshot, read-only.
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use clickmill_lake::history::{self, Series, Snapshot};
+use clickmill_lake::store::counting::{CountingStore, IoCounters};
+use clickmill_lake::table::{LakeTable, ScanCounters, ScanTotals, Table, register_store};
+use clickmill_lake::{Lake, LakeError};
+use clickmill_schemas::tables::TABLES;
+use datafusion::common::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use futures::TryStreamExt as _;
+
+/// How a session runs queries.
+#[derive(Clone, Debug, Default)]
+pub struct SessionOptions {
+    /// What queries may hold in memory before they spill; `None`: no limit.
+    pub memory_limit_bytes: Option<usize>,
+    /// Streams that a query is spread over; `None`: one a core.
+    pub parallelism: Option<usize>,
+}
+
+/// Failures of a session.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryError {
+    /// The lake could not be read.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    /// There is no snapshot yet.
+    #[error("the lake {lake} has no tables yet: run `clickmill etl run --lake {lake}` first")]
+    Empty {
+        /// The lake.
+        lake: String,
+    },
+    /// The text is no statement that this session runs.
+    #[error("{0}")]
+    Statement(String),
+    /// Planning or running the query failed.
+    #[error("the query failed: {0}")]
+    Query(#[source] DataFusionError),
+}
+
+/// What queries of a session cost so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanStats {
+    /// Bytes that came from the object store, measured at its client.
+    pub bytes_read: u64,
+    /// GET requests.
+    pub gets: u64,
+    /// What pruning left out.
+    pub scans: ScanTotals,
+}
+
+/// An open session.
+pub struct Session {
+    context: SessionContext,
+    snapshot: Snapshot,
+    io: Arc<IoCounters>,
+    io_at_open: (u64, u64),
+    scans: Arc<ScanCounters>,
+}
+
+impl Session {
+    /// Opens the newest snapshot with default options.
+    ///
+    /// # Errors
+    /// [`QueryError::Empty`] where there is none, [`QueryError::Lake`].
+    pub async fn open(lake: &Lake) -> Result<Self, QueryError> {
+        Self::open_with(lake, &SessionOptions::default()).await
+    }
+
+    /// Opens the newest snapshot.
+    ///
+    /// # Errors
+    /// [`QueryError::Empty`] where there is none, [`QueryError::Lake`].
+    pub async fn open_with(lake: &Lake, options: &SessionOptions) -> Result<Self, QueryError> {
+        let (store, io) = CountingStore::new(Arc::clone(lake.store()));
+        let lake = lake.with_store(store);
+        let Some(number) = history::newest(&lake, Series::Snapshots).await? else {
+            return Err(QueryError::Empty { lake: lake.url().to_string() });
+        };
+        let snapshot: Snapshot = history::read(&lake, Series::Snapshots, number).await?;
+
+        let mut config = SessionConfig::new().with_information_schema(true);
+        if let Some(parallelism) = options.parallelism {
+            config = config.with_target_partitions(parallelism);
+        }
+        config.options_mut().execution.time_zone = Some("UTC".to_owned());
+        config.options_mut().execution.parquet.pushdown_filters = true;
+        let mut runtime = RuntimeEnvBuilder::new();
+        if let Some(bytes) = options.memory_limit_bytes {
+            runtime = runtime.with_memory_pool(Arc::new(FairSpillPool::new(bytes)));
+        }
+        let runtime = runtime.build_arc().map_err(QueryError::Query)?;
+        register_store(&runtime, &lake)?;
+        let context = SessionContext::new_with_config_rt(config, runtime);
+
+        let scans = Arc::new(ScanCounters::default());
+        for spec in TABLES {
+            let Some(version) = snapshot.tables.get(spec.name) else { continue };
+            let table = Table::open_at(&lake, spec, *version).await?;
+            let provider = LakeTable::new(&table).with_counters(Arc::clone(&scans));
+            context.register_table(spec.name, Arc::new(provider)).map_err(QueryError::Query)?;
+        }
+        let io_at_open = (io.bytes_read(), io.gets());
+        Ok(Self { context, snapshot, io, io_at_open, scans })
+    }
+
+    /// The snapshot that it sees.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Runs one statement and streams its rows.
+    ///
+    /// # Errors
+    /// [`QueryError::Statement`] for one that is not a query, [`QueryError::Query`].
+    pub async fn stream(&self, sql: &str) -> Result<SendableRecordBatchStream, QueryError> {
+        let state = self.context.state();
+        let plan = state.create_logical_plan(sql).await.map_err(QueryError::Query)?;
+        // No DDL, no COPY, no SET: a session changes nothing, neither data nor its own limits.
+        let allowed = SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false);
+        allowed.verify_plan(&plan).map_err(|error| {
+            QueryError::Statement(format!(
+                "only queries can be run here (SELECT, WITH, VALUES, SHOW, DESCRIBE, EXPLAIN): {error}"
+            ))
+        })?;
+        let frame = self.context.execute_logical_plan(plan).await.map_err(QueryError::Query)?;
+        frame.execute_stream().await.map_err(QueryError::Query)
+    }
+
+    /// Runs one statement and collects its rows.
+    ///
+    /// # Errors
+    /// As [`Self::stream`].
+    pub async fn sql(&self, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
+        self.stream(sql).await?.try_collect().await.map_err(QueryError::Query)
+    }
+
+    /// Like [`Self::sql`], with the schema of an answer that may have no rows.
+    ///
+    /// # Errors
+    /// As [`Self::stream`].
+    pub async fn query(&self, sql: &str) -> Result<(SchemaRef, Vec<RecordBatch>), QueryError> {
+        let stream = self.stream(sql).await?;
+        let schema = stream.schema();
+        Ok((schema, stream.try_collect().await.map_err(QueryError::Query)?))
+    }
+
+    /// What its queries cost so far, without opening it.
+    #[must_use]
+    pub fn stats(&self) -> ScanStats {
+        let (bytes, gets) = self.io_at_open;
+        ScanStats {
+            bytes_read: self.io.bytes_read() - bytes,
+            gets: self.io.gets() - gets,
+            scans: self.scans.totals(),
+        }
+    }
+
+    /// Splits a text into its statements, as the parser sees them.
+    ///
+    /// # Errors
+    /// [`QueryError::Query`] where it does not parse.
+    pub fn statements(text: &str) -> Result<Vec<String>, QueryError> {
+        use datafusion::sql::parser::DFParser;
+        let statements = DFParser::parse_sql(text).map_err(QueryError::Query)?;
+        Ok(statements.iter().map(ToString::to_string).collect())
+    }
+}

@@ -1,0 +1,342 @@
+//! `clickmill etl`: brings the tables up to date, plans, tells what ran.
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum};
+use clickmill_lake::Lake;
+use clickmill_lake::history::{self, Series, Snapshot};
+use clickmill_lake::table::Table;
+use clickmill_schemas::Timestamp;
+use clickmill_schemas::tables::TABLES;
+use clickmill_transform::batch::{self, Batch};
+use clickmill_transform::{JobReport, Progress, RunOptions, RunReport, jobs};
+
+use crate::context::Context;
+
+/// Bring the lake's tables up to date
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  clickmill etl run                          everything that is new, into every table
+  clickmill etl run --tables sessions        sessions, and what they are derived from
+  clickmill etl run --memory-limit 2GB       spill to disk beyond that
+  clickmill etl plan                         what the next run would take in
+  clickmill etl status --format json         how fresh the tables are, for a program")]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Take in what is new, once
+    Run(RunArgs),
+    /// Say what the next run would take in; writes nothing
+    Plan(ReportArgs),
+    /// Say how fresh each table is and what the last batch did
+    Status(ReportArgs),
+}
+
+#[derive(clap::Args)]
+struct RunArgs {
+    /// Only these tables and what they are derived from
+    #[arg(long, value_delimiter = ',', value_name = "TABLE,...")]
+    tables: Option<Vec<String>>,
+    /// What queries may hold in memory before they spill to disk (500MB, 2GB)
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory_limit: Option<usize>,
+    /// Where the work runs: this machine
+    #[arg(long, default_value = "local", value_parser = ["local"])]
+    engine: String,
+    /// Exit with 3 where an input was left out or rows were rejected
+    #[arg(long)]
+    strict: bool,
+    #[command(flatten)]
+    report: ReportArgs,
+}
+
+#[derive(clap::Args)]
+struct ReportArgs {
+    /// The form of the report on stdout
+    #[arg(long, value_enum, default_value = "text")]
+    format: ReportFormat,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    Text,
+    Json,
+}
+
+pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    let lake = Lake::open(&context.lake).await?;
+    match args.command {
+        Command::Run(args) => run_once(args, context, &lake).await,
+        Command::Plan(args) => plan(args, context, &lake).await,
+        Command::Status(args) => status(args, &lake).await,
+    }
+}
+
+async fn run_once(args: RunArgs, context: &Context, lake: &Lake) -> anyhow::Result<ExitCode> {
+    debug_assert_eq!(args.engine, "local");
+    let options = RunOptions {
+        tables: args.tables,
+        memory_limit_bytes: args.memory_limit,
+        sources: context.config.sources.clone(),
+        ..RunOptions::default()
+    };
+    if let Some(tables) = &options.tables
+        && let Err(error) = jobs::with_upstream(tables)
+    {
+        eprintln!("error: {error}");
+        return Ok(ExitCode::from(super::EXIT_USAGE));
+    }
+    let started = Instant::now();
+    let report = clickmill_transform::run(lake, &options, &Terminal::new()).await?;
+    for notice in &report.notices {
+        eprintln!("note: {notice}");
+    }
+    match args.report.format {
+        ReportFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        ReportFormat::Text => print_run(&report, started),
+    }
+    let rejected: u64 = counted(&report, "rejects");
+    if args.strict && (rejected > 0 || !report.notices.is_empty()) {
+        return Ok(ExitCode::from(super::EXIT_PARTIAL));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn counted(report: &RunReport, name: &str) -> u64 {
+    let jobs = report.batches.iter().flat_map(|batch| &batch.jobs);
+    jobs.filter_map(|job| job.counts.get(name)).sum()
+}
+
+fn print_run(report: &RunReport, started: Instant) {
+    if report.batches.is_empty() {
+        println!("Nothing new: every table is up to date.");
+        return;
+    }
+    let mut totals: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
+    for job in report.batches.iter().flat_map(|batch| &batch.jobs) {
+        for (name, count) in &job.counts {
+            *totals.entry(name).or_default() += count;
+        }
+    }
+    let raw: u64 = report.batches.iter().map(|batch| batch.raw_objects).sum();
+    let bytes: u64 = report.batches.iter().map(|batch| batch.raw_bytes).sum();
+    let exports: u64 = report.batches.iter().map(|batch| batch.exports).sum();
+    println!(
+        "Took in {raw} raw objects ({}) and {exports} exports in {:.1} s; rows written:",
+        human_bytes(bytes),
+        started.elapsed().as_secs_f64()
+    );
+    for (name, count) in totals.iter().filter(|(name, _)| **name != "rewritten_days") {
+        println!("  {name:<22} {count:>12}");
+    }
+}
+
+async fn plan(args: ReportArgs, context: &Context, lake: &Lake) -> anyhow::Result<ExitCode> {
+    let newest = history::newest(lake, Series::Batches).await?;
+    let previous: Option<Batch> = match newest {
+        Some(number) => Some(history::read(lake, Series::Batches, number).await?),
+        None => None,
+    };
+    let unfinished = newest > history::newest(lake, Series::Snapshots).await?;
+    let (next, notices) =
+        batch::plan(lake, &jobs::all_tables(), &context.config.sources, previous.as_ref()).await?;
+    if args.format == ReportFormat::Json {
+        println!("{}", serde_json::to_string_pretty(&next)?);
+    } else {
+        if unfinished {
+            println!(
+                "Batch {} was begun and not finished: the next run finishes it.",
+                next.batch - 1
+            );
+        }
+        let bytes: u64 = next.raw.iter().map(|object| object.bytes).sum();
+        println!(
+            "Batch {} would take in {} raw objects ({}) and {} exports.",
+            next.batch,
+            next.raw.len(),
+            human_bytes(bytes),
+            next.exports.len()
+        );
+        let days: Vec<String> = next.touched_days.iter().map(ToString::to_string).collect();
+        if !days.is_empty() {
+            println!("Days with events in it: {}", days.join(", "));
+        }
+    }
+    for notice in &notices {
+        eprintln!("note: {notice}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[derive(serde::Serialize)]
+struct Status {
+    batch: Option<i64>,
+    finished_at: Option<Timestamp>,
+    unfinished_batch: Option<i64>,
+    newest_event_received_at: Option<Timestamp>,
+    /// From the receipt of the newest event to the snapshot that shows it, milliseconds.
+    click_to_row_ms: Option<i64>,
+    tables: Vec<TableStatus>,
+}
+
+#[derive(serde::Serialize)]
+struct TableStatus {
+    table: &'static str,
+    version: u64,
+    rows: u64,
+    files: usize,
+    bytes: u64,
+}
+
+async fn status(args: ReportArgs, lake: &Lake) -> anyhow::Result<ExitCode> {
+    let status = gather_status(lake).await?;
+    if args.format == ReportFormat::Json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (Some(batch), Some(finished_at)) = (status.batch, status.finished_at) else {
+        println!("No batch has run yet: `clickmill etl run` takes in what is there.");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let ago = (Timestamp::now().micros() - finished_at.micros()) / 1_000_000;
+    println!("Batch {batch} finished {ago} s ago, at {finished_at}.");
+    if let Some(unfinished) = status.unfinished_batch {
+        println!("Batch {unfinished} was begun and not finished: the next run finishes it.");
+    }
+    if let (Some(received), Some(delay)) = (status.newest_event_received_at, status.click_to_row_ms)
+    {
+        println!(
+            "Newest event: received at {received}, in the tables {:.1} s later.",
+            delay as f64 / 1_000.0
+        );
+    }
+    println!("\n{:<22} {:>12} {:>7} {:>10} {:>8}", "table", "rows", "files", "size", "version");
+    for table in &status.tables {
+        println!(
+            "{:<22} {:>12} {:>7} {:>10} {:>8}",
+            table.table,
+            table.rows,
+            table.files,
+            human_bytes(table.bytes),
+            table.version
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn gather_status(lake: &Lake) -> anyhow::Result<Status> {
+    let newest = history::newest(lake, Series::Snapshots).await?;
+    let newest_batch = history::newest(lake, Series::Batches).await?;
+    let mut status = Status {
+        batch: newest,
+        finished_at: None,
+        unfinished_batch: newest_batch.filter(|batch| Some(*batch) > newest),
+        newest_event_received_at: None,
+        click_to_row_ms: None,
+        tables: Vec::new(),
+    };
+    let Some(number) = newest else { return Ok(status) };
+    let snapshot: Snapshot = history::read(lake, Series::Snapshots, number).await?;
+    status.finished_at = Some(snapshot.created_at);
+    let batch: Batch = history::read(lake, Series::Batches, number).await?;
+    let events = batch.raw.iter().filter(|object| !object.event_dates.is_empty());
+    status.newest_event_received_at = events.map(|object| object.max_received_ts).max();
+    status.click_to_row_ms = status
+        .newest_event_received_at
+        .map(|received| (snapshot.created_at.micros() - received.micros()) / 1_000);
+    for spec in TABLES {
+        let Some(version) = snapshot.tables.get(spec.name) else { continue };
+        let table = Table::open_at(lake, spec, *version)
+            .await
+            .with_context(|| format!("reading the table {}", spec.name))?;
+        status.tables.push(TableStatus {
+            table: spec.name,
+            version: *version,
+            rows: table.rows(),
+            files: table.files().len(),
+            bytes: table.files().iter().map(|file| file.bytes).sum(),
+        });
+    }
+    Ok(status)
+}
+
+/// One line that is rewritten on a terminal; a line a job elsewhere.
+pub struct Terminal {
+    rewrites: bool,
+    started: Mutex<Instant>,
+}
+
+impl Terminal {
+    pub fn new() -> Self {
+        let rewrites = std::io::stderr().is_terminal();
+        Self { rewrites, started: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Progress for Terminal {
+    fn job_started(&self, batch: i64, job: &str) {
+        if let Ok(mut started) = self.started.lock() {
+            *started = Instant::now();
+        }
+        if self.rewrites {
+            eprint!("\r\x1b[2Kbatch {batch}: {job} ...");
+        }
+    }
+
+    fn job_finished(&self, batch: i64, report: &JobReport) {
+        let rows: u64 = report
+            .counts
+            .iter()
+            .filter(|(name, _)| *name != "rewritten_days")
+            .map(|(_, count)| count)
+            .sum();
+        let clear = if self.rewrites { "\r\x1b[2K" } else { "" };
+        eprintln!(
+            "{clear}batch {batch}: {:<16} {rows:>12} rows {:>8.1} s",
+            report.job,
+            report.elapsed_ms as f64 / 1_000.0
+        );
+    }
+}
+
+/// `500MB`, `2GB`, `1.5GiB`, or plain bytes.
+pub fn parse_size(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        "T" | "TB" => 1e12,
+        "KIB" => 1024.0,
+        "MIB" => 1024.0 * 1024.0,
+        "GIB" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("`{other}` is no unit of size; use MB, GB, MiB or GiB")),
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(number) if number > 0.0 && number.is_finite() => Ok((number * unit) as usize),
+        _ => Err(format!("`{text}` is no size such as 500MB or 2GB")),
+    }
+}
+
+/// A size for people: three digits and a unit.
+pub fn human_bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 1000.0 {
+            let digits = usize::from(unit != "B" && value < 100.0);
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
