@@ -299,3 +299,7 @@ fn describe(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[path = "shipper_tests.rs"]
+mod tests;

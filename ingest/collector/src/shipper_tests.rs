@@ -1,0 +1,113 @@
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::spool::{Entry, SpoolOptions};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+const NOBODY: i64 = i64::MIN;
+
+/// Remembers batches; `has` is what it answers to `resume_after`.
+struct Remembering {
+    has: AtomicI64,
+    batches: Mutex<Vec<SinkBatch>>,
+}
+
+impl Remembering {
+    fn new(has: i64) -> Arc<Self> {
+        Arc::new(Self { has: AtomicI64::new(has), batches: Mutex::default() })
+    }
+
+    fn ranges(&self) -> Vec<(i64, i64, usize)> {
+        let batches = self.batches.lock().expect("lock");
+        batches.iter().map(|b| (b.first_wal_seq, b.last_wal_seq, b.records.len())).collect()
+    }
+}
+
+#[async_trait]
+impl Sink for Remembering {
+    async fn resume_after(&self, _: &str) -> Result<Option<i64>, SinkError> {
+        let has = self.has.load(Ordering::SeqCst);
+        Ok((has != NOBODY).then_some(has))
+    }
+
+    async fn send(&self, batch: SinkBatch) -> Result<(), SinkError> {
+        self.batches.lock().expect("lock").push(batch);
+        Ok(())
+    }
+}
+
+async fn spool_of(folder: &tempfile::TempDir, events: i64) -> Arc<Spool> {
+    let spool = Spool::open(folder.path(), SpoolOptions::default()).expect("opens");
+    for n in 0..events {
+        let line = format!("{{\"event_id\":\"e{n}\"}}").into_bytes();
+        spool.append(vec![Entry::Event(line)]).await.expect("appends");
+    }
+    Arc::new(spool)
+}
+
+/// Ships everything and returns what the shipper last said of the sink.
+async fn ship(spool: &Arc<Spool>, sink: &Arc<Remembering>, max_events: usize) -> Option<String> {
+    let (health, drain) = (SinkHealth::default(), CancellationToken::new());
+    let limits = BatchLimits { max_events, ..BatchLimits::default() };
+    let sink = Arc::clone(sink) as Arc<dyn Sink>;
+    let shipper = Shipper::new(Arc::clone(spool), sink, limits, health.clone(), drain.clone());
+    spool.close();
+    drain.cancel();
+    let mut running = tokio::spawn(shipper.run());
+    let seen = health.clone();
+    let refused = async move {
+        while seen.get().is_none() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::select! {
+        ended = &mut running => ended.expect("ends"),
+        () = refused => running.abort(),
+        () = tokio::time::sleep(DEADLINE) => panic!("neither drained nor refused"),
+    }
+    health.get()
+}
+
+#[tokio::test]
+async fn batches_are_cut_by_count_and_follow_each_other_without_a_gap() {
+    let folder = tempfile::tempdir().expect("folder");
+    let spool = spool_of(&folder, 7).await;
+    spool.append(vec![Entry::Heartbeat { closing: true }]).await.expect("appends");
+    let sink = Remembering::new(NOBODY);
+    assert_eq!(ship(&spool, &sink, 3).await, None);
+    assert_eq!(sink.ranges(), [(1, 3, 3), (4, 6, 3), (7, 7, 2)]);
+    assert_eq!(spool.status().shipped_wal_seq, 7);
+}
+
+#[tokio::test]
+async fn a_sink_that_knows_what_it_has_gets_the_rest_only() {
+    let folder = tempfile::tempdir().expect("folder");
+    let spool = spool_of(&folder, 5).await;
+    let sink = Remembering::new(3);
+    ship(&spool, &sink, 100).await;
+    assert_eq!(sink.ranges(), [(4, 5, 2)]);
+}
+
+#[tokio::test]
+async fn a_sink_that_lost_data_gets_again_what_the_spool_still_has() {
+    let folder = tempfile::tempdir().expect("folder");
+    let spool = spool_of(&folder, 5).await;
+    ship(&spool, &Remembering::new(NOBODY), 100).await;
+    drop(spool);
+    let spool = spool_of(&folder, 1).await;
+    let sink = Remembering::new(2);
+    ship(&spool, &sink, 100).await;
+    assert_eq!(sink.ranges(), [(3, 6, 4)]);
+}
+
+#[tokio::test]
+async fn an_old_copy_of_a_spool_ships_nothing_and_says_why() {
+    let folder = tempfile::tempdir().expect("folder");
+    let spool = spool_of(&folder, 5).await;
+    let sink = Remembering::new(6);
+    let said = ship(&spool, &sink, 100).await.expect("an error");
+    assert!(said.contains("old copy") && said.contains("wal_seq 6"), "{said}");
+    assert_eq!(sink.ranges(), []);
+}
