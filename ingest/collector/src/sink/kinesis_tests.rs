@@ -18,12 +18,14 @@ enum Answer {
     Fail(&'static str),
 }
 
+/// The records of a call: key and decoded data.
+type Call = Vec<(String, String)>;
+
 /// A PutRecords endpoint that answers by a script, then takes everything.
 #[derive(Clone, Default)]
 struct Service {
     script: Arc<Mutex<VecDeque<Answer>>>,
-    /// The records of each call: key and decoded data.
-    calls: Arc<Mutex<Vec<Vec<(String, String)>>>>,
+    calls: Arc<Mutex<Vec<Call>>>,
 }
 
 impl Service {
@@ -48,7 +50,7 @@ impl Service {
 
     fn answer(&self, body: &str) -> (StatusCode, String) {
         let body: Value = serde_json::from_str(body).expect("json");
-        let records: Vec<(String, String)> = body["Records"]
+        let records: Call = body["Records"]
             .as_array()
             .expect("records")
             .iter()
