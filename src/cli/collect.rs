@@ -22,7 +22,7 @@ use crate::context::Context;
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
 const DEFAULT_SPOOL: &str = "./clickmill-spool";
 /// How long the spool is emptied at the end; what is left is shipped at the next start.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
+pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// A stream takes small batches at once; large ones would only wait.
 const KINESIS_BATCHES: BatchLimits = BatchLimits {
     max_events: 2_000,
@@ -116,61 +116,90 @@ impl SinkChoice {
 
 /// Runs until ctrl-C or SIGTERM.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let config = &context.config.collector;
-    let sink = match (&args.sink, &config.sink) {
-        (Some(sink), _) => sink.clone(),
-        (None, Some(text)) => match text.parse() {
-            Ok(sink) => sink,
-            Err(error) => {
-                eprintln!("error: in [collector] of the configuration: {error}");
-                return Ok(ExitCode::from(EXIT_USAGE));
-            }
-        },
-        (None, None) => SinkChoice::Lake,
-    };
-    let listen = match args.listen.or(config.listen) {
-        Some(listen) => listen,
-        None => DEFAULT_LISTEN.parse()?,
-    };
-    let keys = config.keys(args.write_keys.iter().map(String::as_str));
-    if keys.is_any() && !listen.ip().is_loopback() {
-        let error = clickmill_collector::server::ServerError::OpenToAll { address: listen };
-        eprintln!("error: {error}");
-        return Ok(ExitCode::from(EXIT_USAGE));
-    }
-    let spool =
-        args.spool.or_else(|| config.spool.clone()).unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
-
     // Before anything is announced: a signal from here on ends it in order.
     let stop = stop_signal()?;
-    let (opened, limits) = sink.open(&context.lake).await?;
-    let collector = Collector::builder(&spool)
-        .sink(opened)
-        .batches(config.batch_limits(limits))
-        .spool(config.spool_options())
-        .start()
-        .await?;
-    let server = Server::bind(collector.clone(), listen, keys).await?;
-    eprintln!(
-        "clickmill collect: listening on http://{}, spool {}, sink {}",
-        server.local_addr(),
-        spool.display(),
-        sink.describe(&context.lake)
-    );
+    let opened = match Opened::new(&args, context).await? {
+        Ok(opened) => opened,
+        Err(usage) => return Ok(usage),
+    };
+    eprintln!("clickmill collect: {}", opened.describe(&context.lake));
+    let Opened { collector, server, spool, .. } = opened;
     let served = server.run(stop).await;
     let drained = collector.shutdown(DRAIN_DEADLINE).await;
     served?;
-    if drained.left > 0 {
-        eprintln!(
-            "clickmill collect: stopped; {} events are still in {} and are shipped at the next \
-             start on that folder",
-            drained.left,
-            spool.display()
-        );
-    } else {
-        eprintln!("clickmill collect: stopped; everything is shipped");
-    }
+    eprintln!("clickmill collect: {}", describe_drain(drained.left, &spool));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A collector and its bound server, not serving yet.
+pub struct Opened {
+    pub collector: Collector,
+    pub server: Server,
+    pub spool: PathBuf,
+    pub sink: SinkChoice,
+}
+
+impl Opened {
+    /// Lays the flags over the configuration and opens what they say. The inner
+    /// error is the exit code of a wrong setting, which has been explained.
+    pub async fn new(args: &Args, context: &Context) -> anyhow::Result<Result<Self, ExitCode>> {
+        let config = &context.config.collector;
+        let sink = match (&args.sink, &config.sink) {
+            (Some(sink), _) => sink.clone(),
+            (None, Some(text)) => match text.parse() {
+                Ok(sink) => sink,
+                Err(error) => {
+                    eprintln!("error: in [collector] of the configuration: {error}");
+                    return Ok(Err(ExitCode::from(EXIT_USAGE)));
+                }
+            },
+            (None, None) => SinkChoice::Lake,
+        };
+        let listen = match args.listen.or(config.listen) {
+            Some(listen) => listen,
+            None => DEFAULT_LISTEN.parse()?,
+        };
+        let keys = config.keys(args.write_keys.iter().map(String::as_str));
+        if keys.is_any() && !listen.ip().is_loopback() {
+            let error = clickmill_collector::server::ServerError::OpenToAll { address: listen };
+            eprintln!("error: {error}");
+            return Ok(Err(ExitCode::from(EXIT_USAGE)));
+        }
+        let spool = args.spool.clone().or_else(|| config.spool.clone());
+        let spool = spool.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
+        let (opened, limits) = sink.open(&context.lake).await?;
+        let collector = Collector::builder(&spool)
+            .sink(opened)
+            .batches(config.batch_limits(limits))
+            .spool(config.spool_options())
+            .start()
+            .await?;
+        let server = Server::bind(collector.clone(), listen, keys).await?;
+        Ok(Ok(Self { collector, server, spool, sink }))
+    }
+
+    /// Where it listens, keeps and sends events.
+    pub fn describe(&self, lake: &str) -> String {
+        format!(
+            "listening on http://{}, spool {}, sink {}",
+            self.server.local_addr(),
+            self.spool.display(),
+            self.sink.describe(lake)
+        )
+    }
+}
+
+/// What is left in the spool after a drain.
+pub fn describe_drain(left: i64, spool: &std::path::Path) -> String {
+    if left > 0 {
+        format!(
+            "stopped; {left} events are still in {} and are shipped at the next start on that \
+             folder",
+            spool.display()
+        )
+    } else {
+        "stopped; everything is shipped".to_owned()
+    }
 }
 
 /// Resolves at ctrl-C or SIGTERM.

@@ -1,5 +1,13 @@
 //! The verbs, one file each.
 
+mod collect;
+mod deliver;
+mod demo;
+mod etl;
+mod import;
+mod sql;
+mod up;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -24,11 +32,20 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Verb {}
+enum Verb {
+    Collect(collect::Args),
+    Deliver(deliver::Args),
+    Demo(demo::Args),
+    Etl(etl::Args),
+    Import(import::Args),
+    Sql(sql::Args),
+    Up(up::Args),
+}
 
 /// Exit codes, as documented: 0 ok, 1 the work failed, 2 usage or configuration, 3 partial.
 pub const EXIT_FAILED: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
+pub const EXIT_PARTIAL: u8 = 3;
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -49,8 +66,15 @@ pub fn main() -> ExitCode {
         }
     };
     let outcome: anyhow::Result<ExitCode> = runtime.block_on(async {
-        let _ = &context;
-        match cli.verb {}
+        match cli.verb {
+            Verb::Collect(args) => collect::run(args, &context).await,
+            Verb::Deliver(args) => deliver::run(args, &context).await,
+            Verb::Demo(args) => demo::run(args, &context).await,
+            Verb::Etl(args) => etl::run(args, &context).await,
+            Verb::Import(args) => import::run(args, &context).await,
+            Verb::Sql(args) => sql::run(args, &context).await,
+            Verb::Up(args) => up::run(args, &context).await,
+        }
     });
     match outcome {
         Ok(code) => code,
@@ -63,6 +87,6 @@ pub fn main() -> ExitCode {
 
 fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CLICKMILL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,clickmill=info"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,clickmill=info,deltalake_core=error,delta_kernel=error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
