@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod context;
+mod demo;
 
 use std::process::ExitCode;
 

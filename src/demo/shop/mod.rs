@@ -83,9 +83,7 @@ pub struct Held {
 
 /// Who comes when in one run.
 pub struct Plan {
-    pub run: u64,
-    pub first_day: i64,
-    pub days: i64,
+    run: u64,
     visitors: u64,
     /// (start, visitor, number of the visit), in order.
     visits: Vec<(i64, u64, u64)>,
@@ -121,7 +119,7 @@ impl Shop {
             }
         }
         visits.sort_unstable();
-        Plan { run, first_day, days, visitors, visits }
+        Plan { run, visitors, visits }
     }
 
     /// Simulates `day`, which must be the plan's next; returns what clients send on it.
