@@ -124,6 +124,7 @@ fn from_csv(path: &Path, shown: &str, read: &Arc<AtomicU64>) -> Result<Sample, I
     if has_header {
         rows.remove(0);
     }
+    rows.truncate(SAMPLE_ROWS);
     let columns = names
         .into_iter()
         .enumerate()

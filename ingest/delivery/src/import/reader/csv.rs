@@ -1,9 +1,9 @@
 //! CSV, by `csv-core`: quotes with newlines in them, any one-byte delimiter, any line end.
 //!
 //! A row whose number of fields is not that of the header is rejected. Where such
-//! a row spans lines, a stray quote is the likely cause: only its first line is
-//! rejected, and reading goes on at the next. Likewise for a row longer than
-//! [`MAX_ROW_BYTES`].
+//! a row spans lines, or one has an odd number of quotes, a stray quote is the
+//! likely cause: only its first line is rejected, and reading goes on at the next.
+//! Likewise for a row longer than [`MAX_ROW_BYTES`].
 
 use std::borrow::Cow;
 use std::io::{BufRead, Read};
@@ -81,6 +81,7 @@ pub(crate) struct Records {
     text: Box<dyn BufRead + Send>,
     shown: String,
     core: csv_core::Reader,
+    quote: Option<u8>,
     /// A window of the text; `at` is where the next record starts, `end` what is filled.
     buffer: Vec<u8>,
     at: usize,
@@ -105,6 +106,7 @@ impl Records {
             text,
             shown: shown.to_owned(),
             core: builder.build(),
+            quote: shape.quote,
             buffer: vec![0; CHUNK_BYTES],
             at: 0,
             end: 0,
@@ -166,19 +168,23 @@ impl Records {
         self.at = at;
         self.fields = fields;
         self.current = trim_line_ends(&self.buffer, start..at);
-        match expected_fields {
-            Some(expected) if expected != fields => {
-                let bad = Bad::new(
-                    RejectReason::Malformed,
-                    format!("{fields} fields where {expected} are expected"),
-                );
-                if self.buffer[self.current.clone()].contains(&b'\n') {
-                    return self.reject_first_line(start, bad);
-                }
-                Ok(Some(Err(bad)))
-            }
-            _ => Ok(Some(Ok(()))),
-        }
+        let Some(expected) = expected_fields else { return Ok(Some(Ok(()))) };
+        let spans_lines = self.bytes().contains(&b'\n');
+        let bad = if fields != expected {
+            format!("{fields} fields where {expected} are expected")
+        } else if spans_lines && self.has_open_quote() {
+            "a quote is opened and not closed".to_owned()
+        } else {
+            return Ok(Some(Ok(())));
+        };
+        let bad = Bad::new(RejectReason::Malformed, bad);
+        if spans_lines { self.reject_first_line(start, bad) } else { Ok(Some(Err(bad))) }
+    }
+
+    /// Closed quotes, doubled ones included, come in pairs.
+    fn has_open_quote(&self) -> bool {
+        let Some(quote) = self.quote else { return false };
+        self.bytes().iter().filter(|b| **b == quote).count() % 2 == 1
     }
 
     /// The bytes of the current record, without its line end.
