@@ -54,14 +54,22 @@ pub(super) fn decode(
     let mut rows =
         Rows { layout, names, wanted, records: Vec::new(), malformed: Vec::new(), bytes: 0 };
     let mut number = 0;
-    while next(&mut record)? {
+    loop {
+        match next(&mut record) {
+            Ok(true) => {}
+            Ok(false) => return send(rows.flush(processor, file)?),
+            // What was read before the damage stays.
+            Err(fault) => {
+                send(rows.flush(processor, file)?)?;
+                return Err(fault.into());
+            }
+        }
         number += 1;
         rows.push(processor, file, number, &record);
         if rows.is_full() {
             send(rows.flush(processor, file)?)?;
         }
     }
-    send(rows.flush(processor, file)?)
 }
 
 /// The rows of the chunk in the making.

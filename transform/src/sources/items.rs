@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringBuilder};
@@ -65,32 +65,32 @@ pub(super) fn decode(
     send: &mut dyn FnMut(SourceChunk) -> Result<(), Halt>,
 ) -> Result<(), Halt> {
     let mut reader = BufReader::new(text);
-    let (mut number, mut at_end) = (0, false);
-    while !at_end {
+    let (mut number, mut end) = (0, None);
+    while end.is_none() {
         let mut lines: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut bytes = 0;
         while lines.len() < BATCH_ROWS && bytes < CHUNK_BYTES {
-            let mut line = Vec::new();
-            let read = (&mut reader)
-                .take(MAX_LINE_BYTES + 1)
-                .read_until(b'\n', &mut line)
-                .map_err(|e| Fault::Damaged(e.to_string()))?;
-            if read as u64 > MAX_LINE_BYTES {
-                send(chunk(processor, file, &lines)?)?;
-                return Err(Fault::Damaged("a line has more than 16 MiB".to_owned()).into());
-            }
-            if read == 0 {
-                at_end = true;
-                break;
-            }
-            if !line.trim_ascii().is_empty() {
-                number += 1;
-                bytes += line.len();
-                lines.push((number, line));
+            match next_line(&mut reader) {
+                Ok(Some(line)) if line.trim_ascii().is_empty() => {}
+                Ok(Some(line)) => {
+                    number += 1;
+                    bytes += line.len();
+                    lines.push((number, line));
+                }
+                Ok(None) => {
+                    end = Some(Ok(()));
+                    break;
+                }
+                Err(fault) => {
+                    end = Some(Err(fault));
+                    break;
+                }
             }
         }
+        // Also before an error: what was read before the damage stays.
         send(chunk(processor, file, &lines)?)?;
     }
+    end.unwrap_or(Ok(()))?;
     if let Some(items) = file.items.filter(|items| *items != number) {
         send(processor.notice(
             file,
@@ -101,6 +101,19 @@ pub(super) fn decode(
         ))?;
     }
     Ok(())
+}
+
+/// A line with its newline; `None` at the end.
+fn next_line(reader: &mut impl BufRead) -> Result<Option<Vec<u8>>, Fault> {
+    let mut line = Vec::new();
+    let read = reader
+        .take(MAX_LINE_BYTES + 1)
+        .read_until(b'\n', &mut line)
+        .map_err(|e| Fault::Damaged(e.to_string()))?;
+    if read as u64 > MAX_LINE_BYTES {
+        return Err(Fault::Damaged("a line has more than 16 MiB".to_owned()));
+    }
+    Ok((read > 0).then_some(line))
 }
 
 fn chunk(
