@@ -14,6 +14,16 @@ pub struct Config {
     /// The HTTP collector.
     #[serde(default)]
     pub collector: clickmill_collector::CollectorConfig,
+    /// The Kinesis worker.
+    #[serde(default)]
+    pub deliver: clickmill_delivery::kinesis::DeliverSettings,
+
+    /// Where the shop's exports are, by name.
+    #[serde(default)]
+    pub sources: clickmill_transform::sources::SourcesConfig,
+    /// Mappings of files to events, by name, for `import events`.
+    #[serde(default)]
+    pub import: std::collections::BTreeMap<String, clickmill_delivery::import::Mapping>,
 }
 
 impl Config {

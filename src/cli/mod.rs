@@ -87,6 +87,6 @@ pub fn main() -> ExitCode {
 
 fn init_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("CLICKMILL_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,clickmill=info,deltalake_core=error,delta_kernel=error"));
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,clickmill=info,deltalake_core=error,buoyant_kernel=off,buoyant_kernel_engine=off"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

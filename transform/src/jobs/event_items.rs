@@ -22,7 +22,7 @@ SELECT app_id, event_id, item_index, event_name, event_ts, visitor_id, user_id, 
 FROM (
   SELECT app_id, event_id, event_name, event_ts, visitor_id, user_id, session_id, is_bot,
     currency, order_id, list_id, search_query, dt,
-    unnest(items) AS item, unnest(range(1, array_length(items) + 1)) AS item_index
+    unnest(items) AS item, unnest(range(1, CAST(array_length(items) AS BIGINT) + 1)) AS item_index
   FROM events WHERE items IS NOT NULL
 )";
 

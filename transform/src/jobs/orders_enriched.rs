@@ -56,9 +56,11 @@ rows AS (
   FROM orders o JOIN days d ON o.dt = d.dt
   LEFT JOIN first_event p ON o.order_id = p.order_id
   UNION ALL
-  SELECT p.order_id, 'event_only', p.user_id, p.event_ts, NULL, p.currency, NULL, NULL, p.tax,
-    p.shipping, NULL, NULL, NULL, p.coupon, p.country, p.region, p.city, NULL, p.event_id, p.app_id,
-    p.event_ts, p.amount, NULL, p.visitor_id, p.session_id, p.dt
+  SELECT p.order_id, 'event_only' AS match_status, p.user_id AS customer_id,
+    p.event_ts AS ordered_at, NULL AS status, p.currency, NULL AS subtotal, NULL AS discount, p.tax,
+    p.shipping, NULL AS total, NULL AS refunded, NULL AS net_total, p.coupon, p.country, p.region,
+    p.city, NULL AS channel_hint, p.event_id, p.app_id AS event_app_id, p.event_ts,
+    p.amount AS event_total, NULL AS missed_total, p.visitor_id, p.session_id, p.dt
   FROM pairs p JOIN days d ON p.dt = d.dt
   WHERE p.matched_order IS NULL AND p.nth = 1
 )

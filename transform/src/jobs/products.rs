@@ -17,16 +17,16 @@ WITH touched AS (SELECT DISTINCT product_id FROM changed),
 marked AS (
   SELECT o.*,
     lag(observed_at) OVER earlier AS before,
-    coalesce(lag(sku) OVER earlier IS DISTINCT FROM sku
-      OR lag(name) OVER earlier IS DISTINCT FROM name
-      OR lag(brand) OVER earlier IS DISTINCT FROM brand
-      OR lag(category) OVER earlier IS DISTINCT FROM category
-      OR lag(category_path) OVER earlier IS DISTINCT FROM category_path
-      OR lag(price) OVER earlier IS DISTINCT FROM price
-      OR lag(cost) OVER earlier IS DISTINCT FROM cost
-      OR lag(currency) OVER earlier IS DISTINCT FROM currency
-      OR lag(stock) OVER earlier IS DISTINCT FROM stock
-      OR lag(active) OVER earlier IS DISTINCT FROM active, true) AS differs
+    coalesce((lag(sku) OVER earlier IS DISTINCT FROM sku)
+      OR (lag(name) OVER earlier IS DISTINCT FROM name)
+      OR (lag(brand) OVER earlier IS DISTINCT FROM brand)
+      OR (lag(category) OVER earlier IS DISTINCT FROM category)
+      OR (lag(category_path) OVER earlier IS DISTINCT FROM category_path)
+      OR (lag(price) OVER earlier IS DISTINCT FROM price)
+      OR (lag(cost) OVER earlier IS DISTINCT FROM cost)
+      OR (lag(currency) OVER earlier IS DISTINCT FROM currency)
+      OR (lag(stock) OVER earlier IS DISTINCT FROM stock)
+      OR (lag(active) OVER earlier IS DISTINCT FROM active), true) AS differs
   FROM observations o JOIN touched t ON o.product_id = t.product_id
   WINDOW earlier AS (PARTITION BY o.product_id ORDER BY o.observed_at, o.export_id)
 ),

@@ -134,7 +134,7 @@ fn prefixed(prefix: &str, names: &[&str]) -> String {
 }
 
 fn any_differs(names: &[&str]) -> String {
-    let differs = names.iter().map(|name| format!("n.{name} IS DISTINCT FROM e.{name}"));
+    let differs = names.iter().map(|name| format!("(n.{name} IS DISTINCT FROM e.{name})"));
     differs.collect::<Vec<_>>().join(" OR ")
 }
 
