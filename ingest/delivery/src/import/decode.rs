@@ -143,10 +143,10 @@ impl Decoder {
         if item != Item::default() {
             event.items.push(item);
         }
-        if let Some(currency) = &mut event.currency {
-            if currency.bytes().any(|b| b.is_ascii_lowercase()) {
-                *currency = Cow::Owned(currency.to_ascii_uppercase());
-            }
+        if let Some(currency) = &mut event.currency
+            && currency.bytes().any(|b| b.is_ascii_lowercase())
+        {
+            *currency = Cow::Owned(currency.to_ascii_uppercase());
         }
         event.properties = self.properties(&taking)?;
         event.collector_id = Some(Cow::Borrowed(origin.source));

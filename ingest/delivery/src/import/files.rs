@@ -151,10 +151,10 @@ fn walk(folder: &Path, depth: usize, found: &mut Vec<(PathBuf, u64)>) -> io::Res
             if depth > 0 {
                 walk(&entry.path(), depth - 1, found)?;
             }
-        } else if let Ok(meta) = std::fs::metadata(entry.path()) {
-            if meta.is_file() {
-                found.push((entry.path(), meta.len()));
-            }
+        } else if let Ok(meta) = std::fs::metadata(entry.path())
+            && meta.is_file()
+        {
+            found.push((entry.path(), meta.len()));
         }
     }
     Ok(())

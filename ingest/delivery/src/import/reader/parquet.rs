@@ -63,18 +63,15 @@ impl ParquetReader {
         if !missing.is_empty() {
             return Err(missing_columns(shown, &missing, &columns));
         }
-        if let Some(time) = time.filter(|time| time.format.is_none()) {
-            if let Some(field) = schema
-                .fields()
-                .iter()
-                .find(|f| *f.name() == time.column && !f.data_type().is_temporal())
-            {
-                return Err(shape(format!(
-                    "column `{}` is {}, not a timestamp: event_ts needs a format to read it",
-                    time.column,
-                    field.data_type()
-                )));
-            }
+        let is_no_time = |time: &&EventTimeColumn| {
+            let field = schema.fields().iter().find(|field| *field.name() == time.column);
+            time.format.is_none() && field.is_some_and(|field| !field.data_type().is_temporal())
+        };
+        if let Some(time) = time.filter(is_no_time) {
+            return Err(shape(format!(
+                "column `{}` is not a timestamp: event_ts needs a format to read it",
+                time.column
+            )));
         }
         let rows = builder.metadata().file_metadata().num_rows().max(1);
         let batches = builder.with_batch_size(BATCH_ROWS).build().map_err(not_parquet)?;
