@@ -29,7 +29,7 @@ const ID_REUSED: f64 = 0.000_1;
 const BROWSER_BATCH: usize = 10;
 /// analytics-node and the mobile SDKs send after so many.
 const BATCH: usize = 15;
-/// Over the collector's limit for one event (32 KB).
+/// Over the collector's limit for one event (40 KiB; Segment's is 32 KB).
 const OVERSIZE_BYTES: usize = 48 * 1_024;
 
 /// One HTTP request of a client, but for `sentAt`.
@@ -79,7 +79,7 @@ impl Fault {
             Self::MissingType => "message without a type",
             Self::MissingEvent => "track without an event name",
             Self::UnknownType => "unknown message type",
-            Self::Oversize => "message over 32 KB",
+            Self::Oversize => "message over the size limit",
         }
     }
 }
