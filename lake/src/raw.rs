@@ -228,6 +228,7 @@ impl RawWriter {
             put = self.store.put_opts(&path, bytes.into(), create()).await;
         }
         let put = put.map_err(|error| LakeError::store("write", &path, error))?;
+        clickmill_failpoint::hit("raw.put");
         self.finished.push(LandedObject {
             path: path.to_string(),
             kind: partition.kind,

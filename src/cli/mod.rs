@@ -11,6 +11,7 @@ mod up;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use clickmill_failpoint::Failpoint;
 
 use crate::config::Config;
 use crate::context::Context;
@@ -26,6 +27,16 @@ struct Cli {
     /// The lake: a folder, file:///..., or s3://bucket/prefix [default: ./lake]
     #[arg(long, global = true, env = "CLICKMILL_LAKE", value_name = "URL")]
     lake: Option<String>,
+
+    /// For the tests: die at a named point, or at its nth hit
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        env = "CLICKMILL_FAILPOINT",
+        value_name = "NAME[:NTH]"
+    )]
+    failpoint: Option<Failpoint>,
 
     #[command(subcommand)]
     verb: Verb,
@@ -50,6 +61,9 @@ pub const EXIT_PARTIAL: u8 = 3;
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     init_logging();
+    if let Some(point) = cli.failpoint {
+        clickmill_failpoint::arm(point);
+    }
     let config = match Config::load(cli.config.as_deref()) {
         Ok(config) => config,
         Err(error) => {

@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clickmill_failpoint as failpoint;
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Created, Series, Snapshot};
 use clickmill_lake::landing::{LandedObject, commits_after, list_sources};
@@ -119,7 +120,10 @@ pub async fn next(
     if batch.is_idle(snapshot.as_ref()) {
         return Ok(Plan::Nothing(notices));
     }
-    match history::create(lake, Series::Batches, batch.batch, &batch).await? {
+    failpoint::hit("etl.before_batch");
+    let created = history::create(lake, Series::Batches, batch.batch, &batch).await?;
+    failpoint::hit("etl.batch_written");
+    match created {
         Created::Yes => Ok(Plan::Run(Box::new(batch), snapshot, notices)),
         Created::No => Ok(Plan::Lost),
     }

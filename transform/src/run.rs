@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clickmill_failpoint as failpoint;
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Created, Series, Snapshot};
 use clickmill_lake::table::{Change, Committed, Table};
@@ -206,6 +207,7 @@ async fn run_job(
             break;
         }
         let output = (job.run)(context).await?;
+        failpoint::hit("etl.files_written");
         report.counts = output.counts.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
         notices = output.notices;
         match commit(context, job, &output.changes).await {
@@ -248,7 +250,9 @@ async fn commit(
             Some(base) if job.name == "ingest" => base,
             _ => Table::open_or_create(context.lake, spec).await?,
         };
+        failpoint::hit("etl.before_commit");
         let committed = base.commit(change, job.name, context.batch.batch).await?;
+        failpoint::hit("etl.committed");
         if let Committed::Before(version) = committed {
             tracing::info!(table = name, version, "the batch was in the table already");
         }
@@ -275,7 +279,10 @@ async fn finish(
         derived_from,
     };
     // Another run may have finished the same batch: its snapshot is as good.
-    match history::create(lake, Series::Snapshots, batch.batch, &snapshot).await? {
+    failpoint::hit("etl.before_snapshot");
+    let created = history::create(lake, Series::Snapshots, batch.batch, &snapshot).await?;
+    failpoint::hit("etl.snapshot_written");
+    match created {
         Created::Yes | Created::No => Ok(()),
     }
 }

@@ -250,6 +250,7 @@ impl Shipper {
         while let Err(error) = self.sink.send(batch.clone()).await {
             self.failed("send a batch", &error, &mut backoff).await;
         }
+        clickmill_failpoint::hit("sink.landed");
         self.health.set(None);
         self.shipped = last;
         let before = self.buffer.front().map_or(self.reading, |next| next.ordinal);

@@ -88,6 +88,7 @@ impl Chain {
         let bytes = commit.encode()?;
         let path = path_of(&self.source, commit.ordinal);
         let mut attempt = 1;
+        clickmill_failpoint::hit("landing.before_commit");
         loop {
             let options = PutOptions::from(PutMode::Create);
             let put = self.store.put_opts(&path, bytes.clone().into(), options).await;
@@ -105,6 +106,7 @@ impl Chain {
             tokio::time::sleep(APPEND_BACKOFF * 2_u32.pow(attempt - 1)).await;
             attempt += 1;
         }
+        clickmill_failpoint::hit("landing.committed");
         Ok(self.last.insert(commit))
     }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
+use clickmill_failpoint as failpoint;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::disk::DiskFile;
@@ -122,7 +123,9 @@ impl Writer {
             _ => self.begin(first_wal_seq)?,
         };
         segment.file.append(frame)?;
+        failpoint::hit("spool.written");
         segment.file.sync()?;
+        failpoint::hit("spool.synced");
         segment.len += frame.len() as u64;
         self.open = Some(segment);
         Ok(())
