@@ -245,12 +245,11 @@ impl Cells {
                 return Err(format!("a value of type {} has no place here", array.data_type()));
             }
         };
-        if empty == Empty::IsNull {
-            if let Cell::Text(text) = &cell {
-                if text.trim().is_empty() {
-                    return Ok(None);
-                }
-            }
+        if empty == Empty::IsNull
+            && let Cell::Text(text) = &cell
+            && text.trim().is_empty()
+        {
+            return Ok(None);
         }
         Ok(Some(cell))
     }

@@ -31,7 +31,7 @@ pub enum SourceConfig {
     /// DynamoDB full exports.
     DynamodbExport(ExportSource),
     /// CSV or Parquet files.
-    Files(FilesSource),
+    Files(Box<FilesSource>),
 }
 
 /// A folder of database exports.

@@ -257,15 +257,15 @@ fn data_files(
         });
     }
     let counted: Option<u64> = files.iter().map(|file| file.items).sum();
-    if let (Some(counted), Some(expected)) = (counted, item_count) {
-        if counted != expected {
-            return Err(refusal(
-                &format!(
-                    "its summary says {expected} items, its list of files {counted}; it is not taken"
-                ),
-                "copy the export again",
-            ));
-        }
+    if let (Some(counted), Some(expected)) = (counted, item_count)
+        && counted != expected
+    {
+        return Err(refusal(
+            &format!(
+                "its summary says {expected} items, its list of files {counted}; it is not taken"
+            ),
+            "copy the export again",
+        ));
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)

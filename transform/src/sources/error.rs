@@ -16,7 +16,7 @@ pub enum SourceError {
         path: String,
         /// Why.
         #[source]
-        source: LakeError,
+        source: Box<LakeError>,
     },
     /// A store did not answer, or refused.
     #[error("cannot {operation} {object} of [sources.{source_name}]")]
@@ -29,7 +29,7 @@ pub enum SourceError {
         object: String,
         /// The store's word.
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// A file that a run has taken as its input is gone.
     #[error(

@@ -41,7 +41,7 @@ pub(super) enum Fault {
     /// Nothing lies at its path now.
     Gone,
     /// The store did not answer, or refused.
-    Store(object_store::Error),
+    Store(Box<object_store::Error>),
     /// The bytes are not what a manifest or a format says.
     Damaged(String),
 }
@@ -51,7 +51,7 @@ impl From<object_store::Error> for Fault {
         match error {
             object_store::Error::Precondition { .. } => Self::Replaced,
             object_store::Error::NotFound { .. } => Self::Gone,
-            other => Self::Store(other),
+            other => Self::Store(Box::new(other)),
         }
     }
 }
@@ -100,7 +100,7 @@ impl Stores {
             clickmill_lake::open_store(location).await.map_err(|source| SourceError::Open {
                 source_name: source_name.to_owned(),
                 path: location.to_owned(),
-                source,
+                source: Box::new(source),
             })?;
         self.open.insert(location.to_owned(), Arc::clone(&store));
         Ok(store)

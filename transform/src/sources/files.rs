@@ -90,12 +90,11 @@ async fn objects(
         return Ok((place, Some(pattern.to_owned()), files));
     }
     // One file, where there is one of that name; else a folder.
-    if let Some((folder, file)) = split_file(path) {
-        if let Ok(place) = Place::open(lake, name, folder).await {
-            if let Some(meta) = place.head(file).await.ok().flatten() {
-                return Ok((place, Some(Pattern::escape(file)), vec![meta]));
-            }
-        }
+    if let Some((folder, file)) = split_file(path)
+        && let Ok(place) = Place::open(lake, name, folder).await
+        && let Some(meta) = place.head(file).await.ok().flatten()
+    {
+        return Ok((place, Some(Pattern::escape(file)), vec![meta]));
     }
     let place = Place::open(lake, name, path).await?;
     let files = place.list().await?.into_values().collect();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use clickmill_lake::Lake;
+use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use futures::TryStreamExt as _;
 use object_store::path::Path;
@@ -28,10 +28,10 @@ pub(super) struct Place {
 impl Place {
     /// Opens a folder by its path in the configuration.
     pub(super) async fn open(lake: &Lake, name: &str, path: &str) -> Result<Self, SourceError> {
-        let failed = |source| SourceError::Open {
+        let failed = |source: LakeError| SourceError::Open {
             source_name: name.to_owned(),
             path: path.to_owned(),
-            source,
+            source: Box::new(source),
         };
         if let Some(inside) = path.strip_prefix(IN_LAKE) {
             return Ok(Self {
@@ -113,7 +113,12 @@ impl Place {
         object: String,
         source: object_store::Error,
     ) -> SourceError {
-        SourceError::Store { source_name: self.source_name.clone(), operation, object, source }
+        SourceError::Store {
+            source_name: self.source_name.clone(),
+            operation,
+            object,
+            source: Box::new(source),
+        }
     }
 }
 

@@ -96,10 +96,10 @@ impl Rule {
     }
 
     pub(super) fn money(&self, text: &str) -> Result<Money, String> {
-        if self.money_is_plain {
-            if let Ok(money) = Money::parse(text) {
-                return Ok(money);
-            }
+        if self.money_is_plain
+            && let Ok(money) = Money::parse(text)
+        {
+            return Ok(money);
         }
         self.money.read(text).map_err(words)
     }
