@@ -149,7 +149,9 @@ def start_seaweedfs(data, ports):
     command = [
         weed(), f"-logdir={data}", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         "-filer", "-s3", f"-s3.port={s3}", f"-s3.config={config}", "-volume.max=50",
-        "-master.volumeSizeLimitMB=64",
+        "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
+        # Else they listen on fixed ports, and a second test run cannot start.
+        "-s3.port.iceberg=0", "-s3.port.lance=0",
         *[f"-{name}={port}" for name, port in zip(names, others)],
     ]
     return start("SeaweedFS", command, data, dict(os.environ), data)
