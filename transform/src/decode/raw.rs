@@ -67,6 +67,8 @@ pub struct Tally {
     collector_numbers: HashMap<String, u32>,
     /// Lines that did not decode.
     pub rejects: Vec<Reject<'static>>,
+    /// Objects that were decoded to their end.
+    pub objects_done: usize,
 }
 
 impl Tally {
@@ -266,7 +268,11 @@ fn decode(
         tally.lock().unwrap_or_else(PoisonError::into_inner).copies.append(&mut copies);
         Ok(send(columns.finish()?))
     })?;
-    tally.lock().unwrap_or_else(PoisonError::into_inner).copies.append(&mut copies);
+    {
+        let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+        tally.copies.append(&mut copies);
+        tally.objects_done += 1;
+    }
     if columns.rows() > 0 {
         send(columns.finish()?);
     }

@@ -19,9 +19,12 @@ use clickmill_lake::table::{Change, DataFile, PartitionWriter, Sorted, Table};
 use clickmill_schemas::tables::{EVENT_DUPLICATES, EVENTS};
 use clickmill_schemas::{Date, Timestamp};
 use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::logical_expr::{Expr, Partitioning, col, lit};
-use datafusion::physical_plan::execute_stream_partitioned;
+use datafusion::logical_expr::{Expr, col, lit};
+use datafusion::physical_expr::expressions::col as physical_col;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{ExecutionPlan, Partitioning, execute_stream_partitioned};
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt as _;
 use tokio::sync::OnceCell;
@@ -49,6 +52,8 @@ struct OldRow {
 /// What all streams of the pass share.
 struct Shared {
     tally: SharedTally,
+    /// Objects to decode.
+    objects: usize,
     old_copies: Mutex<Vec<Copy>>,
     old_rows: Vec<OldRow>,
     verdict: OnceCell<Judged>,
@@ -134,6 +139,7 @@ async fn pass(
     let (old_rows, old_copies) = old_copies(&session, objects, base_files, &tally).await?;
     let shared = Arc::new(Shared {
         tally: Arc::clone(&tally),
+        objects: objects.len(),
         old_copies: Mutex::new(old_copies),
         old_rows,
         verdict: OnceCell::new(),
@@ -149,9 +155,13 @@ async fn pass(
     if !old.is_empty() {
         rows = rows.union(old_context(&session, old)?).map_err(&fail)?;
     }
-    let rows =
-        rows.repartition(Partitioning::Hash(vec![col("visitor_id")], partitions)).map_err(&fail)?;
     let plan = rows.create_physical_plan().await.map_err(&fail)?;
+    // Put in after planning: the optimizer takes out a repartition that no
+    // operator of its own asks for.
+    let by_visitor = physical_col("visitor_id", &plan.schema()).map_err(&fail)?;
+    let plan = RepartitionExec::try_new(plan, Partitioning::Hash(vec![by_visitor], partitions))
+        .map_err(&fail)?;
+    let plan: Arc<dyn ExecutionPlan> = Arc::new(plan);
     let sorted = sorted_by(plan, EVENTS.sort).map_err(&fail)?;
     let streams = execute_stream_partitioned(sorted, session.task_ctx()).map_err(&fail)?;
     let workers = streams.into_iter().map(|stream| {
@@ -255,7 +265,7 @@ async fn consume(
     let schema = arrow_schema(&EVENTS);
     while let Some(batch) = stream.try_next().await.map_err(TransformError::job(JOB))? {
         // The sort has seen every row, so every copy of every event is in the tally.
-        let judged = shared.verdict.get_or_init(|| async { judge(shared) }).await;
+        let judged = shared.verdict.get_or_try_init(|| async { judge(shared) }).await?;
         if let Some(extra) = extra_copies(&batch, &judged.verdict)? {
             written.duplicates.push(extra);
         }
@@ -274,8 +284,15 @@ async fn consume(
     Ok(written)
 }
 
-fn judge(shared: &Shared) -> Judged {
+fn judge(shared: &Shared) -> Result<Judged, TransformError> {
     let mut tally = tally(&shared.tally);
+    if tally.objects_done != shared.objects {
+        // The plan lost its sort or its repartition: going on would let copies through.
+        return Err(TransformError::job(JOB)(DataFusionError::Internal(format!(
+            "the first sorted row came after {} of {} objects",
+            tally.objects_done, shared.objects
+        ))));
+    }
     let mut copies = std::mem::take(&mut tally.copies);
     let old = shared.old_copies.lock().unwrap_or_else(PoisonError::into_inner);
     let verdict = dedupe::judge(&mut copies, &old, &tally.collectors);
@@ -287,7 +304,7 @@ fn judge(shared: &Shared) -> Judged {
             ((row.app_id.clone(), row.event_id.clone()), *reason)
         })
         .collect();
-    Judged { verdict, displaced }
+    Ok(Judged { verdict, displaced })
 }
 
 /// The rows of a staged batch that are extra copies, as rows of `event_duplicates`.

@@ -31,7 +31,8 @@ WITH steps AS (
   SELECT session_id, visitor_id, user_id, event_name, event_ts, session_seq, page_url, page_path,
     referrer_host, channel, utm_source, utm_medium, utm_campaign, device_class, browser, os,
     language, country, region, is_bot, is_late,
-    least((CAST(event_ts AS BIGINT) - CAST(lag(event_ts) OVER w AS BIGINT)) / 1000, 300000) AS engaged
+    CASE WHEN session_seq > 1 THEN
+      least((CAST(event_ts AS BIGINT) - CAST(lag(event_ts) OVER w AS BIGINT)) / 1000, 300000) END AS engaged
   FROM events WHERE session_id IS NOT NULL
   WINDOW w AS (PARTITION BY session_id ORDER BY session_seq)
 ),
