@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use clickmill_lake::landing::{Chain, NewCommit, Source, commits_after, list_sources};
-use clickmill_lake::raw::{RawKind, RawLine, RawWriter};
+use clickmill_lake::raw::{MAX_OPEN_OBJECTS, RawKind, RawLine, RawWriter};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use futures::stream::BoxStream;
@@ -221,21 +221,37 @@ async fn raw_objects_hold_their_lines_by_kind_and_hour_and_are_never_written_twi
 async fn a_full_object_is_cut_and_open_ones_are_bounded() {
     let folder = tempfile::tempdir().expect("temp");
     let lake = support::folder_lake(folder.path()).await;
-    let mut writer = RawWriter::new(&lake, &source()).with_object_bytes(200);
-    for n in 0..100_i64 {
-        // Hours from 1990 on: more than may be open at once.
-        let received = Timestamp::from_micros(631_152_000_000_000 + n * 3_600_000_000);
-        let received = received.expect("in range");
-        let line =
-            format!(r#"{{"event_id":"{n}","event_ts":"{received}","received_ts":"{received}"}}"#);
-        for copy in 0..3 {
-            let line = RawLine::parse(line.as_bytes()).expect("parses");
-            writer.push(line, &format!("{n}.{copy}")).await.expect("pushes");
-        }
+    let mut writer = RawWriter::new(&lake, &source()).with_object_bytes(500);
+    // One line for each of 100 hours from 1990 on: more than may be open at once.
+    for n in 0..100 {
+        push(&mut writer, 631_152_000_000_000 + n * 3_600_000_000, n).await;
     }
-    let objects = writer.finish().await.expect("finishes");
-    assert_eq!(objects.iter().map(|object| object.records).sum::<u64>(), 300);
-    assert_eq!(objects.len(), 100, "three lines fill an object of 200 bytes");
+    let written = walk(folder.path());
+    assert_eq!(written, 100 - MAX_OPEN_OBJECTS, "the rest is open");
+    // Ten lines of some 100 bytes in one hour: cut after each fifth.
+    for n in 100..110 {
+        push(&mut writer, 0, n).await;
+    }
+    let mut objects = writer.finish().await.expect("finishes");
+    assert_eq!(objects.iter().map(|object| object.records).sum::<u64>(), 110);
+    assert_eq!(walk(folder.path()), objects.len());
+    objects.retain(|object| object.path.contains("dt=1970-01-01"));
+    let records: Vec<u64> = objects.iter().map(|object| object.records).collect();
+    assert_eq!(records, [5, 5]);
+}
+
+async fn push(writer: &mut RawWriter, received_micros: i64, n: i64) {
+    let received = Timestamp::from_micros(received_micros).expect("in range");
+    let line =
+        format!(r#"{{"event_id":"{n}","event_ts":"{received}","received_ts":"{received}"}}"#);
+    let line = RawLine::parse(line.as_bytes()).expect("parses");
+    writer.push(line, &n.to_string()).await.expect("pushes");
+}
+
+/// Files below a folder.
+fn walk(folder: &std::path::Path) -> usize {
+    let entries = std::fs::read_dir(folder).expect("reads").map(|entry| entry.expect("reads"));
+    entries.map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { 1 }).sum()
 }
 
 /// Fails `left` PUTs, before or after they take effect.

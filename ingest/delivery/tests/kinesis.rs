@@ -11,6 +11,7 @@ use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::StreamStatus;
 use clickmill_delivery::kinesis::{self, DeliverConfig, DeliverError, DeliverReport, Until};
 use clickmill_lake::Lake;
+use futures::StreamExt as _;
 use support::{Crash, CrashStore, event, folder_lake, landed};
 use tokio_util::sync::CancellationToken;
 
@@ -186,25 +187,36 @@ async fn a_kill_at_any_write_neither_loses_nor_repeats() {
     active(&client, &stream).await;
     put_ids(&client, &stream, 60..100).await;
 
-    let mut kills = 0;
-    for crash in [Crash::BeforePut, Crash::AfterPut] {
-        for puts in 0.. {
-            let folder = tempfile::tempdir().expect("temp");
-            let lake = folder_lake(folder.path()).await;
-            let store = CrashStore::new(&lake, crash, puts);
-            let dying = deliver_once(&stream, &lake.with_store(store.clone()), &client).await;
-            if !store.is_dead() {
-                dying.expect("delivers");
-                assert!(puts > 10, "too few writes to die in: {puts}");
-                landed(&lake).await.assert_each_once(ids(0..100));
-                break;
-            }
-            kills += 1;
-            deliver_once(&stream, &lake, &client).await.expect("goes on after the kill");
-            landed(&lake).await.assert_each_once(ids(0..100));
-        }
-    }
+    // Each point has a lake of its own; most of a run is waiting for the stream's pace.
+    let hit = futures::stream::iter([Crash::BeforePut, Crash::AfterPut])
+        .flat_map(|crash| {
+            futures::stream::iter((0..MAX_KILL_POINTS).map(move |puts| (crash, puts)))
+        })
+        .map(|(crash, puts)| killed_at(&client, &stream, crash, puts))
+        .buffer_unordered(6)
+        .collect::<Vec<bool>>()
+        .await;
+    let kills = hit.iter().filter(|hit| **hit).count();
     assert!(kills > 20, "only {kills} kills hit");
+    assert!(kills < hit.len(), "there are more writes than points: raise MAX_KILL_POINTS");
+}
+
+/// Writes at which a run is killed.
+const MAX_KILL_POINTS: u32 = 40;
+
+/// Delivers 100 records with a kill, then without. False where the run ended before its kill.
+async fn killed_at(client: &Client, stream: &str, crash: Crash, puts: u32) -> bool {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = folder_lake(folder.path()).await;
+    let store = CrashStore::new(&lake, crash, puts);
+    let dying = deliver_once(stream, &lake.with_store(store.clone()), client).await;
+    if store.is_dead() {
+        deliver_once(stream, &lake, client).await.expect("goes on after the kill");
+    } else {
+        dying.expect("delivers");
+    }
+    landed(&lake).await.assert_each_once(ids(0..100));
+    store.is_dead()
 }
 
 #[tokio::test(flavor = "multi_thread")]
