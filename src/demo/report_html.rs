@@ -70,10 +70,10 @@ fn flow(page: &mut String, report: &Report) {
             (day.text(row, 0).to_owned(), day.number(row, 1), day.number(row, 2))
         })
         .collect();
-    let _ = write!(
+    let _ = writeln!(
         page,
         "<figure><figcaption>Events a day <span class=\"key bar\"></span> people \
-         <span class=\"key part2\"></span> bots</figcaption>{}</figure>\n",
+         <span class=\"key part2\"></span> bots</figcaption>{}</figure>",
         charts::days(&days, "Events a day, people and bots")
     );
     page.push_str("<div class=\"trio\">\n");

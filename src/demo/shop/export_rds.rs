@@ -42,7 +42,7 @@ pub async fn write(shop: &Shop, lake: &Lake, as_of_ms: i64) -> anyhow::Result<St
     let tables = [
         table(&shop.orders, "orders", orders)?,
         table(&lines(shop), "order_items", order_items)?,
-        table(&customers, "customers", |rows| self::customers(rows))?,
+        table(&customers, "customers", self::customers)?,
     ];
     let mut rng = Rng::of(&[shop.seed, 0xEC90, as_of_ms.unsigned_abs()]);
     let (mut status, mut gigabytes) = (Vec::new(), 0.0);

@@ -330,7 +330,7 @@ pub fn malformed(day: i64, visitors: u64, rng: &mut Rng) -> Vec<Request> {
                 message.to_string()
             };
             let bad = match fault {
-                Fault::BadJson => format!(r#"{{"batch":[{{"type":"track","event":"Product Vie"#),
+                Fault::BadJson => r#"{"batch":[{"type":"track","event":"Product Vie"#.to_owned(),
                 Fault::MissingType => message("", json!({})),
                 Fault::MissingEvent => message("track", json!({})),
                 Fault::UnknownType => message("telepathy", json!({})),
