@@ -101,7 +101,7 @@ pub enum LakeError {
         operation: &'static str,
         /// delta-rs' word.
         #[source]
-        source: deltalake_core::DeltaTableError,
+        source: Box<deltalake_core::DeltaTableError>,
     },
     /// Another writer changed a partition that this change replaces.
     #[error(
@@ -140,5 +140,14 @@ impl LakeError {
         source: object_store::Error,
     ) -> Self {
         Self::Store { operation, path: path.to_string(), source }
+    }
+
+    /// Wraps delta-rs' error, boxed: it is large, and every result carries its room.
+    pub(crate) fn table(
+        table: &'static str,
+        operation: &'static str,
+        source: deltalake_core::DeltaTableError,
+    ) -> Self {
+        Self::Table { table, operation, source: Box::new(source) }
     }
 }

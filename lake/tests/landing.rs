@@ -1,5 +1,7 @@
 //! Does the commit chain land each range once, whoever races and whatever fails?
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
+
 mod support;
 
 use std::fmt;

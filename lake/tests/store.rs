@@ -2,6 +2,8 @@
 //!
 //! The bucket's half needs a server: `python3 tests/servers.py run -- cargo test`.
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Does the embedded sink land every record of a spool exactly once?
 
+#![allow(clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
+
 mod support;
 
 use clickmill_collector::sink::{RecordKind, Sink as _, SinkBatch, SpoolRecord};

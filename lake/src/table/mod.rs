@@ -100,10 +100,12 @@ impl Table {
         spec: &'static TableSpec,
         version: u64,
     ) -> Result<Self, LakeError> {
-        Self::load(lake, spec, Some(version)).await?.ok_or_else(|| LakeError::Table {
-            table: spec.name,
-            operation: "open",
-            source: DeltaTableError::NotATable(format!("it has no version {version}")),
+        Self::load(lake, spec, Some(version)).await?.ok_or_else(|| {
+            LakeError::table(
+                spec.name,
+                "open",
+                DeltaTableError::NotATable(format!("it has no version {version}")),
+            )
         })
     }
 
@@ -115,7 +117,7 @@ impl Table {
         if let Some(table) = Self::open(lake, spec).await? {
             return Ok(table);
         }
-        let fail = |source| LakeError::Table { table: spec.name, operation: "create", source };
+        let fail = |source| LakeError::table(spec.name, "create", source);
         let schema = delta_schema(spec)?;
         let created = CreateBuilder::new()
             .with_log_store(log_store(lake, spec)?)
@@ -155,13 +157,13 @@ impl Table {
                 // The kernel reports an empty log in several ways; ask the log itself.
                 let exists = log.is_delta_table_location().await.unwrap_or(true);
                 return if exists || version.is_some() {
-                    Err(LakeError::Table { table: spec.name, operation: "open", source })
+                    Err(LakeError::table(spec.name, "open", source))
                 } else {
                     Ok(None)
                 };
             }
         }
-        let fail = |source| LakeError::Table { table: spec.name, operation: "open", source };
+        let fail = |source| LakeError::table(spec.name, "open", source);
         let state = table.snapshot().map_err(fail)?.clone();
         let log_data = state.log_data();
         let mut files = log_data
@@ -216,7 +218,7 @@ impl Table {
         self.state
             .transaction_version(self.log.as_ref(), format!("{APP_ID_PREFIX}{job}"))
             .await
-            .map_err(|source| LakeError::Table { table: self.spec.name, operation: "read", source })
+            .map_err(|source| LakeError::table(self.spec.name, "read", source))
     }
 
     /// Files that `self` has and `base` has not, and the other way round.
@@ -254,8 +256,7 @@ impl Table {
         job: &str,
         batch: i64,
     ) -> Result<Committed, LakeError> {
-        let fail =
-            |source| LakeError::Table { table: self.spec.name, operation: "commit to", source };
+        let fail = |source| LakeError::table(self.spec.name, "commit to", source);
         let mut last_error = None;
         for _ in 0..MAX_COMMIT_ATTEMPTS {
             let newest = Self::load(&self.lake, self.spec, None)
@@ -376,10 +377,8 @@ fn remove(file: &DataFile, now_ms: i64) -> Remove {
 fn delta_schema(spec: &'static TableSpec) -> Result<deltalake_core::kernel::StructType, LakeError> {
     use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel as _;
     let arrow = crate::schema::arrow_schema(spec);
-    arrow.as_ref().try_into_kernel().map_err(|error: arrow::error::ArrowError| LakeError::Table {
-        table: spec.name,
-        operation: "create",
-        source: DeltaTableError::Arrow { source: error },
+    arrow.as_ref().try_into_kernel().map_err(|error: arrow::error::ArrowError| {
+        LakeError::table(spec.name, "create", DeltaTableError::Arrow { source: error })
     })
 }
 
