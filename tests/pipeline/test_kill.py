@@ -1,0 +1,193 @@
+"""kill -9 of every process, at random moments and at named points; then every id is compared.
+
+A test fails as well where no kill hit in the middle of the work: it would have shown nothing.
+"""
+
+import json
+import random
+import time
+
+import lakes
+import support
+
+# Rounds with a bound in time; a slow machine makes fewer of them, at least the minimum.
+ROUND_SECONDS = 45
+MIN_ROUNDS = 4
+
+
+def rounds():
+    deadline = time.monotonic() + ROUND_SECONDS
+    number = 0
+    while number < MIN_ROUNDS or time.monotonic() < deadline:
+        number += 1
+        yield number
+
+
+class Etl(support.Case):
+    def unfinished(self, lake):
+        return support.snapshot_numbers(lake, "batches")[-1:] > support.snapshot_numbers(lake, "snapshots")[-1:]
+
+    def test_killed_at_every_named_point_it_ends_with_the_same_rows(self):
+        # Each run gets one step further than the last one and dies there.
+        for point in ("etl.before_batch", "etl.batch_written", "etl.files_written:2", "etl.before_commit:2",
+                      "etl.committed", "etl.before_snapshot", "etl.snapshot_written"):
+            with self.subTest(point):
+                lake = support.copy(lakes.landed(), self.folder / point)
+                deaths = mid_batch = 0
+                while deaths < 100 and support.died_at(point, "etl", "run", "--lake", lake):
+                    deaths += 1
+                    mid_batch += self.unfinished(lake)
+                    if point.startswith("etl.before_") and ":" not in point:
+                        break
+                self.assertGreater(deaths, 0, "it was never hit")
+                if point in ("etl.files_written:2", "etl.before_commit:2", "etl.committed"):
+                    self.assertGreater(deaths, 3, "it was not hit between two tables")
+                    self.assertGreater(mid_batch, 3, "no death left a batch behind")
+                self.clickmill("etl", "run", "--lake", lake)
+                self.assertFalse(self.unfinished(lake))
+                self.assert_same_tables(lake, lakes.more_days(), f"{point}: ")
+
+    def test_killed_at_random_it_ends_with_the_same_rows(self):
+        lake = support.copy(lakes.landed(), self.folder / "timed")
+        started = time.monotonic()
+        self.clickmill("etl", "run", "--lake", lake)
+        whole = time.monotonic() - started
+        self.assert_same_tables(lake, lakes.more_days())
+        between = attempts = 0
+        for number in rounds():
+            lake = support.copy(lakes.landed(), self.folder / f"lake-{number}")
+            base = support.versions(lake)
+            while support.kill_after(support.spawn("etl", "run", "--lake", lake), random.uniform(0.1, whole)):
+                attempts += 1
+                moved = [table for table, version in support.versions(lake).items() if version != base[table]]
+                between += self.unfinished(lake) and 0 < len(moved) < len(support.TABLES)
+            self.assertFalse(self.unfinished(lake))
+            self.assert_same_tables(lake, lakes.more_days(), f"round {number}: ")
+        self.assertGreater(between, 0, f"none of {attempts} kills hit between two tables' commits")
+
+
+class Collect(support.Case):
+    def settings(self):
+        config = self.folder / "clickmill.toml"
+        config.write_text("[collector]\nbatch_max_wait_ms = 150\n", encoding="utf-8")
+        return "--config", config, "--lake", self.folder / "lake", "--spool", self.folder / "spool"
+
+    def finish(self, acknowledged):
+        """What the spool still has is shipped by a collector that nobody disturbs."""
+        self.collector(*self.settings()).stop()
+        self.clickmill("etl", "run", "--lake", self.folder / "lake")
+        positions = [(line["collector_id"], line["wal_seq"]) for line in support.landed(self.folder / "lake")]
+        self.assertEqual(len(positions), len(set(positions)), "a spool position landed twice")
+        self.assert_each_once(acknowledged, support.event_ids(self.folder / "lake"))
+        if (self.folder / "lake" / "tables" / "event_duplicates").exists():
+            self.assertEqual(support.files(self.folder / "lake", "event_duplicates"), {})
+
+    def test_killed_at_random_under_load_every_acknowledged_event_arrives_once(self):
+        lake, acknowledged, in_flight, unshipped = self.folder / "lake", [], 0, 0
+        for number in rounds():
+            collector = self.collector(*self.settings())
+            load = support.Load(collector.port, f"round{number}")
+            time.sleep(random.uniform(0.2, 1.5))
+            collector.kill()
+            load.stop()
+            acknowledged += load.acknowledged
+            in_flight += bool(load.unanswered)
+            arrived = {line["event_id"] for line in support.landed(lake)}
+            unshipped += any(one not in arrived for one in load.acknowledged)
+        self.assertGreater(len(acknowledged), 500)
+        self.assertGreater(in_flight, 0, "no kill hit a request")
+        self.assertGreater(unshipped, 0, "no kill hit while the spool held events")
+        self.finish(acknowledged)
+
+    def test_killed_at_every_named_point_every_acknowledged_event_arrives_once(self):
+        acknowledged = []
+        for point in ("spool.written", "spool.synced", "raw.put", "landing.before_commit",
+                      "landing.committed", "sink.landed"):
+            for nth in (1, 3):
+                collector = self.collector(*self.settings(), env={"CLICKMILL_FAILPOINT": f"{point}:{nth}"})
+                load = support.Load(collector.port, f"{point}-{nth}")
+                support.until(lambda: collector.process.poll() is not None, 60, f"{point}:{nth} is hit")
+                load.stop()
+                acknowledged += load.acknowledged
+                collector.kill()
+        self.assertGreater(len(acknowledged), 20)
+        self.finish(acknowledged)
+
+
+class Deliver(support.Case):
+    """Kinesis to the raw zone."""
+
+    def setUp(self):
+        super().setUp()
+        if not support.KINESIS:
+            self.skipTest("no Kinesis: tests/run.py starts one")
+        self.stream = f"deliver-{self.folder.name[-8:]}"
+        support.kinesis("CreateStream", StreamName=self.stream, ShardCount=2)
+        support.until(lambda: self.shards() is not None, 60, "the stream is active")
+
+    def shards(self):
+        answer = support.kinesis("DescribeStream", StreamName=self.stream)["StreamDescription"]
+        return [one["ShardId"] for one in answer["Shards"]] if answer["StreamStatus"] == "ACTIVE" else None
+
+    def fill(self, events):
+        """Events through a real collector into the stream; returns their ids."""
+        collector = self.collector("--sink", f"kinesis={self.stream}", "--spool", self.folder / "spool")
+        ids = [f"{self.stream}-{n}" for n in range(events)]
+        for first in range(0, events, 200):
+            batch = [support.track(one, visitor=one) for one in ids[first:first + 200]]
+            self.assertEqual(collector.post("/v1/batch", {"batch": batch})[0], 200)
+        collector.stop()
+        return ids
+
+    def in_stream(self):
+        """Every (shard, sequence number) that the stream holds, by Kinesis's own API."""
+        found = []
+        for shard in self.shards():
+            iterator = support.kinesis("GetShardIterator", StreamName=self.stream, ShardId=shard,
+                                       ShardIteratorType="TRIM_HORIZON")["ShardIterator"]
+            while iterator:
+                answer = support.kinesis("GetRecords", ShardIterator=iterator, Limit=10000)
+                found += [(shard, record["SequenceNumber"]) for record in answer["Records"]]
+                iterator = answer.get("NextShardIterator") if answer["MillisBehindLatest"] or answer["Records"] else None
+        return sorted(found)
+
+    def check(self, lake, ids):
+        lines = [line for kind in ("events", "heartbeats", "rejects") for line in support.landed(lake, kind)]
+        positions = {(line["shard_id"], line["sequence_number"]) for line in lines}
+        self.assertEqual(sorted(positions), self.in_stream(), "the raw zone holds the stream's records")
+        counted = [(line["shard_id"], line["sequence_number"], line.get("wal_seq"), line.get("event_id"))
+                   for line in lines]
+        self.assertEqual(len(counted), len(set(counted)), "a record landed twice")
+        self.assert_each_once(ids, [line["event_id"] for line in support.landed(lake)], "the raw zone")
+        for shard in self.shards():
+            chain = [commit for commit in support.commits(lake) if shard in json.dumps(commit["source"])]
+            self.assertEqual([commit["ordinal"] for commit in chain], list(range(1, len(chain) + 1)))
+
+    def test_killed_at_every_named_point_each_record_lands_once(self):
+        lake, ids = self.folder / "lake", self.fill(1000)
+        arguments = ("deliver", "--stream", self.stream, "--once", "--lake", lake)
+        for point in ("raw.put", "landing.before_commit", "landing.committed"):
+            self.assertTrue(support.died_at(point, *arguments), f"{point} was never hit")
+        self.clickmill(*arguments)
+        self.check(lake, ids)
+
+    def test_killed_at_random_each_record_lands_once(self):
+        config, lake = self.folder / "clickmill.toml", self.folder / "lake"
+        # It commits what each read brought: many commits to be killed between.
+        config.write_text("[deliver]\nmax_megabytes = 0\npoll_milliseconds = 210\n", encoding="utf-8")
+        arguments = ("--config", config, "deliver", "--stream", self.stream, "--lake", lake)
+        collector = self.collector("--sink", f"kinesis={self.stream}", "--spool", self.folder / "spool")
+        load = support.Load(collector.port, "live", pause=0.05)
+        kills = uncommitted = 0
+        for _ in rounds():
+            self.assertTrue(support.kill_after(support.spawn(*arguments), random.uniform(0.3, 2)))
+            kills += 1
+            named = {one["path"] for commit in support.commits(lake) for one in commit["objects"]}
+            there = {str(path.relative_to(lake)) for path in (lake / "raw").rglob("*.json.gz")}
+            uncommitted += bool(there - named)
+        ids = load.stop().acknowledged
+        collector.stop()
+        self.clickmill(*arguments, "--once")
+        self.assertGreater(len(ids), 500)
+        self.check(lake, ids)
+        self.assertGreater(uncommitted, 0, f"none of {kills} kills hit between a data object and its commit")

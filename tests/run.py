@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Everything that must hold, by one command; needs Rust and Python 3.9, nothing else.
+
+    python3 tests/run.py                     all phases
+    python3 tests/run.py --only pipeline     one phase: fmt, clippy, rust or pipeline (repeatable)
+    python3 tests/run.py --only pipeline -k killed
+                                             only tests with that text in their name
+    python3 tests/run.py --bin PATH          test that binary, build none
+
+Test servers, readers and clients are pinned and installed once, below .env/.
+Servers listen on free ports and are stopped at the end. The last line is
+`N passed, N failed, N skipped`; the exit code is 1 where something failed, and
+with CI=true where something was skipped.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import servers  # noqa: E402  (it lies beside this file)
+
+ROOT = servers.ROOT
+HOME = ROOT / ".env" / "tests"
+VENV = HOME / "venv"
+NPM = HOME / "npm"
+STAMP = HOME / "installed.json"
+REQUIREMENTS = ROOT / "tests" / "requirements.txt"
+SEGMENT_NODE = "@segment/analytics-node@3.1.0"
+
+PHASES = ("fmt", "clippy", "rust", "pipeline")
+RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
+
+
+class Tally:
+    """What the last line says."""
+
+    def __init__(self):
+        self.passed = self.failed = self.skipped = 0
+
+    def add(self, passed, failed, skipped):
+        self.passed += passed
+        self.failed += failed
+        self.skipped += skipped
+
+    def check(self, ok):
+        self.add(int(ok), int(not ok), 0)
+        return ok
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", action="append", choices=PHASES, help="run this phase; repeatable")
+    parser.add_argument("-k", metavar="TEXT", help="only tests with this text in their name")
+    parser.add_argument("--bin", type=pathlib.Path, help="the clickmill to test; builds none")
+    arguments = parser.parse_args()
+    wanted = arguments.only or PHASES
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
+    os.environ.setdefault("CARGO_TERM_COLOR", "never")
+    tally = Tally()
+    if "fmt" in wanted:
+        phase("fmt", lambda: tally.check(cargo("fmt", "--all", "--check")))
+    if "clippy" in wanted:
+        phase("clippy", lambda: tally.check(
+            cargo("clippy", "--workspace", "--all-targets", "--", "-D", "warnings")))
+    if "rust" in wanted or ("pipeline" in wanted and not arguments.bin):
+        built = phase("build", lambda: build(with_tests="rust" in wanted))
+        if not built:
+            tally.add(0, 1, 0)
+            return finish(tally)
+    if "rust" in wanted or "pipeline" in wanted:
+        phase("setup", setup)
+        with servers.servers() as environment:
+            if "rust" in wanted:
+                phase("rust", lambda: rust(tally, environment, arguments.k))
+            if "pipeline" in wanted:
+                binary = arguments.bin or ROOT / "target" / "debug" / "clickmill"
+                phase("pipeline", lambda: pipeline(tally, environment, binary, arguments.k))
+    return finish(tally)
+
+
+def phase(name, work):
+    """Runs it and says how long it took."""
+    print(f"== {name}", flush=True)
+    started = time.monotonic()
+    outcome = work()
+    print(f"== {name}: {time.monotonic() - started:.0f} s", flush=True)
+    return outcome
+
+
+def finish(tally):
+    print(f"{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped", flush=True)
+    in_ci = os.environ.get("CI", "").lower() in ("1", "true")
+    return 1 if tally.failed or (in_ci and tally.skipped) else 0
+
+
+def cargo(*arguments, **options):
+    """True where it ended with 0. A missing program is a failure like any other."""
+    try:
+        return subprocess.run(["cargo", *arguments], cwd=ROOT, check=False, **options).returncode == 0
+    except FileNotFoundError:
+        print("cargo is not on the PATH: install Rust, see rustup.rs", file=sys.stderr)
+        return False
+
+
+def build(with_tests):
+    """The binary and every test at once, so that dependencies are built with one set of features."""
+    if with_tests:
+        return cargo("build", "--workspace", "--all-targets", "--locked")
+    return cargo("build", "--workspace", "--locked")
+
+
+def setup():
+    """Installs servers, readers and clients once; again where a pin changes."""
+    servers.setup()
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
+    wanted = {"requirements": digest, "python": sys.version, "node": SEGMENT_NODE}
+    if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")) == wanted:
+        return
+    shutil.rmtree(HOME, ignore_errors=True)
+    HOME.mkdir(parents=True)
+    venv.create(VENV, with_pip=True)
+    servers.checked([VENV / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check",
+                     "-r", REQUIREMENTS])
+    NPM.mkdir()
+    (NPM / "package.json").write_text('{"private":true}\n', encoding="utf-8")
+    servers.checked([servers.program("npm"), "install", "--silent", "--no-audit", "--no-fund",
+                     "--ignore-scripts", "--save-exact", SEGMENT_NODE], cwd=NPM)
+    STAMP.write_text(json.dumps(wanted), encoding="utf-8")
+
+
+def rust(tally, environment, text):
+    """Every test of the workspace, each binary's counts added up."""
+    command = ["cargo", "test", "--workspace", "--locked", "--no-fail-fast"]
+    command += ["--", text] if text else []
+    output = []
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True,
+                          encoding="utf-8", errors="replace") as process:
+        for line in process.stdout:
+            output.append(line)
+            print(line, end="", flush=True)
+    counts = [tuple(map(int, match)) for match in RESULT.findall("".join(output))]
+    for passed, failed, skipped in counts:
+        tally.add(passed, failed, skipped)
+    if process.returncode != 0 and not any(failed for _, failed, _ in counts):
+        # It did not compile, or a test took its whole binary down.
+        tally.add(0, 1, 0)
+
+
+def pipeline(tally, environment, binary, text):
+    """The whole-pipeline tests, with the readers' and clients' own Python."""
+    report = HOME / "pipeline.json"
+    report.unlink(missing_ok=True)
+    environment = dict(
+        environment,
+        CLICKMILL_TEST_BIN=str(pathlib.Path(binary).resolve()),
+        CLICKMILL_TEST_NPM=str(NPM),
+        CLICKMILL_TEST_NODE=servers.program("node"),
+    )
+    command = [VENV / "bin" / "python", "-u", ROOT / "tests" / "pipeline" / "main.py", "--report", report]
+    command += ["-k", text] if text else []
+    code = servers.run_command([str(part) for part in command], environment)
+    if not report.exists():
+        tally.add(0, 1, 0)
+        return
+    counts = json.loads(report.read_text(encoding="utf-8"))
+    tally.add(counts["passed"], counts["failed"], counts["skipped"])
+    if code != 0 and counts["failed"] == 0:
+        tally.add(0, 1, 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
