@@ -31,7 +31,7 @@ pub fn render(report: &Report) -> String {
 
     heading(&mut out, "What went in (all runs of this lake)");
     for line in &report.input {
-        let text = format!("  {:<37}{:>10}  {}", line.what, line.count, line.became);
+        let text = format!("  {:<35}{:>9}  {}", line.what, line.count, line.became);
         let _ = writeln!(out, "{}", text.trim_end());
     }
     heading(&mut out, "What came out (rows)");
