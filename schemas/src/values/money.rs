@@ -138,7 +138,7 @@ impl MoneyFormat {
         let power = i64::from(exponent) - fraction.len() as i64 - i64::from(self.minor_units);
         let sign = if negative { "-" } else { "" };
         if digits.is_empty() {
-            return Ok(Money::parse("0").map_err(|_| syntax())?);
+            return Money::parse("0").map_err(|_| syntax());
         }
         match Money::parse(&format!("{sign}{digits}e{power}")) {
             Ok(money) => Ok(money),

@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn every_job_stands_after_those_that_it_reads() {
-        let mut made = BTreeSet::new();
+        let mut made: BTreeSet<&str> = BTreeSet::new();
         for job in JOBS {
             for upstream in job.upstream {
                 assert!(made.contains(upstream), "{} reads {upstream} too early", job.name);
