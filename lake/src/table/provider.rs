@@ -137,7 +137,8 @@ impl LakeTable {
     }
 
     fn prune(&self, state: &dyn Session, filters: &[Expr]) -> Result<Vec<&DataFile>> {
-        let Some(predicate) = conjunction(filters.to_vec()) else {
+        let Some(predicate) = conjunction(filters.to_vec()).filter(|_| !self.files.is_empty())
+        else {
             return Ok(self.files.iter().collect());
         };
         let df_schema = DFSchema::try_from(Arc::clone(&self.schema))?;
