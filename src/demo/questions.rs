@@ -46,11 +46,11 @@ LIMIT 10",
     Question {
         title: "How do sessions convert, by channel and device?",
         note: "Share of sessions with a purchase, without bots; groups of 20 sessions or more.",
-        sql: "SELECT channel, device_class AS device, count(*) AS sessions,
+        sql: "SELECT channel, coalesce(device_class, 'other') AS device, count(*) AS sessions,
        round(100.0 * sum(CASE WHEN has_purchase THEN 1 ELSE 0 END) / count(*), 1) AS percent
 FROM sessions
 WHERE NOT is_bot
-GROUP BY channel, device_class
+GROUP BY channel, device
 HAVING count(*) >= 20
 ORDER BY percent DESC",
         chart: Chart::Grid { row: "channel", column: "device", value: "percent", unit: "%" },
