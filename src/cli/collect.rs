@@ -37,6 +37,7 @@ const KINESIS_BATCHES: BatchLimits = BatchLimits {
 /// the same --spool folder. On a disk that goes away with the machine, what was
 /// not shipped yet goes with it.
 #[derive(ClapArgs)]
+#[group(id = "collect")]
 #[command(after_help = "\
 Examples:
   clickmill collect                                        any write key, this machine only

@@ -101,6 +101,7 @@ impl Worker {
             return Ok(End::Cancelled);
         };
         let (mut attempt, mut began) = (0, Instant::now());
+        let mut was_at_tip = false;
         loop {
             let asked = Instant::now();
             let Some(answer) = self.ask(&iterator).await else {
@@ -152,7 +153,12 @@ impl Worker {
                 return Ok(End::Drained);
             }
             let behind = page.as_ref().and_then(GetRecordsOutput::millis_behind_latest);
-            let caught_up = behind == Some(0);
+            // Lag counts whole milliseconds: a page can end at 0 amid records of one
+            // millisecond. Only when the page before said so, too, is nothing left of them.
+            let at_tip = behind == Some(0);
+            let empty = page.as_ref().is_some_and(|page| page.records().is_empty());
+            let caught_up = at_tip && (was_at_tip || empty);
+            was_at_tip = at_tip;
             let ends = caught_up && self.config.until == Until::CaughtUp && !self.shard.closed;
             if ends || pending.is_due(&self.config) {
                 let fresh = self.pending(&chain);
