@@ -96,7 +96,9 @@ class Tables(support.Case):
         for part in ("tables", "_clickmill/batches", "_clickmill/snapshots"):
             support.shutil.rmtree(lake / part)
         self.clickmill("etl", "run", "--lake", lake)
-        self.assert_same_tables(lake, lakes.more_days())
+        # A row that a later export only repeats keeps the time of the export that brought it first,
+        # where that was taken in before.
+        self.assert_same_tables(lake, lakes.more_days(), without=["exported_at"])
 
 
 class Late(support.Case):

@@ -1,0 +1,134 @@
+"""The command itself: help, exit codes, output that programs read, and what SQL must not do."""
+
+import csv
+import io
+import json
+import re
+
+import duckdb
+import lakes
+import support
+
+
+class Help(support.Case):
+    def verbs(self, *parents):
+        text = self.clickmill(*parents, "--help").stdout.decode()
+        part = re.search(r"^Commands:\n((?:  .*\n|\n)+)", text, re.MULTILINE)
+        names = re.findall(r"^  (\w[\w-]*)", part[1], re.MULTILINE) if part else []
+        return [name for name in names if name != "help"]
+
+    def test_every_verb_explains_itself_with_examples(self):
+        verbs = self.verbs()
+        self.assertLessEqual({"collect", "deliver", "demo", "etl", "import", "sql", "up"}, set(verbs))
+        without = []
+        for verb in verbs:
+            pages = [[verb], *([verb, sub] for sub in self.verbs(verb))]
+            texts = [self.clickmill(*page, "--help").stdout.decode() for page in pages]
+            if not any("Examples:" in text for text in texts):
+                without.append(verb)
+        self.assertEqual(without, [])
+
+    def test_wrong_usage_ends_with_2(self):
+        for arguments in (["teleport"], ["sql", "--no-such-flag"], ["etl", "run", "--tables", "no_such_table"],
+                          ["demo", "--days", "0"], ["collect", "--sink", "nowhere"]):
+            result = self.clickmill(*arguments, code=2)
+            self.assertEqual(result.stdout, b"")
+            self.assertNotEqual(result.stderr, b"")
+
+    def test_an_unknown_configuration_key_is_refused_with_its_name(self):
+        for text, name in (("colector = 1", "colector"), ("[collector]\nspol = 'x'", "spol"),
+                           ("[deliver]\nmax_agee = 1", "max_agee")):
+            (self.folder / "clickmill.toml").write_text(text, encoding="utf-8")
+            result = self.clickmill("etl", "status", code=2)
+            self.assertIn(name, result.stderr.decode())
+
+    def test_a_collector_that_anybody_could_reach_needs_a_write_key(self):
+        result = self.clickmill("collect", "--listen", "0.0.0.0:0", code=2)
+        self.assertIn("write", result.stderr.decode())
+
+
+class Sql(support.Case):
+    QUESTION = "SELECT event_name, count(*) AS n, min(event_ts) AS first, max(total) AS total FROM events " \
+               "GROUP BY event_name ORDER BY event_name"
+
+    def ask(self, *arguments, code=0, **options):
+        return self.clickmill("sql", "--lake", lakes.first_days(), *arguments, code=code, **options)
+
+    def expected(self):
+        sql = "SELECT event_name, count(*), max(total) FROM {events} GROUP BY event_name ORDER BY event_name"
+        return [(name, n, total) for name, n, total in support.query(lakes.first_days(), sql)]
+
+    def test_every_format_says_the_same_as_an_independent_reader(self):
+        expected = self.expected()
+        counts = [(name, n) for name, n, _ in expected]
+        self.assertGreater(len(expected), 5)
+        text = self.ask("-c", self.QUESTION, "--format", "csv").stdout.decode()
+        found = list(csv.DictReader(io.StringIO(text)))
+        self.assertEqual([(row["event_name"], int(row["n"])) for row in found], counts)
+        found = json.loads(self.ask("-c", self.QUESTION, "--format", "json").stdout)
+        self.assertEqual([(row["event_name"], row["n"]) for row in found], counts)
+        lines = self.ask("-c", self.QUESTION, "--format", "ndjson").stdout.decode().splitlines()
+        self.assertEqual([(row["event_name"], row["n"]) for row in map(json.loads, lines)], counts)
+        path = self.folder / "answer.parquet"
+        path.write_bytes(self.ask("-c", self.QUESTION, "--format", "parquet").stdout)
+        found = duckdb.sql(f"SELECT event_name, n, total FROM '{path}' ORDER BY event_name").fetchall()
+        self.assertEqual(found, expected)
+        table = self.ask("-c", self.QUESTION).stdout.decode()
+        for name, n in counts:
+            self.assertRegex(table, rf"\b{name}\b.*\b{n}\b")
+
+    def test_a_file_and_stdin_are_taken_like_an_argument(self):
+        (self.folder / "q.sql").write_text("SELECT 1 AS one;\n-- a comment; with a semicolon\nSELECT 'a;b' AS two;\n")
+        from_file = self.ask("-f", self.folder / "q.sql", "--format", "csv").stdout
+        from_stdin = self.ask("--format", "csv", stdin=(self.folder / "q.sql").read_bytes()).stdout
+        self.assertEqual(from_file, from_stdin)
+        self.assertEqual(from_file.split(), [b"one", b"1", b"two", b"a;b"])
+
+    def test_an_answer_without_rows_is_still_one(self):
+        nothing = "SELECT event_name FROM events WHERE event_name = 'no such'"
+        self.assertEqual(json.loads(self.ask("-c", nothing, "--format", "json").stdout), [])
+        self.assertEqual(self.ask("-c", nothing, "--format", "csv").stdout.split(), [b"event_name"])
+        self.assertEqual(self.ask("-c", nothing, "--format", "ndjson").stdout, b"")
+
+    def test_stats_go_to_stderr_and_count_what_was_pruned(self):
+        day = support.query(lakes.first_days(), "SELECT CAST(min(dt) AS VARCHAR) FROM {events}")[0][0]
+        result = self.ask("--stats", "--format", "csv", "-c", f"SELECT count(*) FROM events WHERE dt = '{day}'")
+        count = support.query(lakes.first_days(), f"SELECT count(*) FROM {{events}} WHERE dt = DATE '{day}'")[0][0]
+        self.assertEqual(result.stdout.split()[-1], str(count).encode())
+        stats = result.stderr.decode()
+        pruned, partitions = map(int, re.search(r"partitions pruned (\d+)/(\d+)", stats).groups())
+        self.assertEqual(partitions - pruned, 1, stats)
+
+    def test_a_query_can_neither_read_other_files_nor_write(self):
+        target = self.folder / "stolen"
+        for statement in (
+            f"COPY (SELECT * FROM events) TO '{target}'",
+            f"COPY events TO '{target}.csv' STORED AS CSV",
+            "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
+            "SELECT * FROM '/etc/passwd'",
+            "SELECT * FROM \"/etc/passwd\"",
+            "SELECT * FROM read_csv('/etc/passwd')",
+            "CREATE TABLE t AS SELECT 1",
+            "CREATE VIEW v AS SELECT 1",
+            "DROP TABLE events",
+            "INSERT INTO events SELECT * FROM events",
+            "DELETE FROM events",
+            "UPDATE events SET app_id = 'x'",
+            "SET datafusion.execution.batch_size = 1",
+            f"EXPLAIN ANALYZE COPY (SELECT 1) TO '{target}'",
+        ):
+            with self.subTest(statement):
+                result = self.ask("-c", statement, code=1)
+                self.assertNotIn(b"root:", result.stdout + result.stderr)
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_a_broken_query_ends_with_1_and_says_why(self):
+        result = self.ask("-c", "SELECT no_such_column FROM events", code=1)
+        self.assertIn("no_such_column", result.stderr.decode())
+        self.assertEqual(result.stdout, b"")
+
+    def test_a_lake_without_tables_is_no_crash(self):
+        result = self.clickmill("sql", "--lake", self.folder / "empty", "-c", "SELECT 1", code=1)
+        self.assertIn("etl run", result.stderr.decode())
+        self.clickmill("etl", "status", "--lake", self.folder / "empty")
+        self.clickmill("etl", "run", "--lake", self.folder / "empty")
