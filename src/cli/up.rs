@@ -140,4 +140,7 @@ fn say(report: &RunReport) {
             count("rejects")
         );
     }
+    for notice in report.notices.iter().filter(|_| !report.batches.is_empty()) {
+        eprintln!("note: {notice}");
+    }
 }
