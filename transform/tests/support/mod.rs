@@ -1,0 +1,7 @@
+//! What the tests of batches share.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub mod faults;
+pub mod history;
+pub mod reference;
+pub mod shop;

@@ -1,0 +1,176 @@
+//! A lake and a shop's export folder, both temporary, and tables read back as text.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use arrow::array::Array as _;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use clickmill_lake::Lake;
+use clickmill_lake::landing::{Chain, NewCommit, Source};
+use clickmill_lake::raw::{RawLine, RawWriter};
+use clickmill_lake::table::{DataFile, LakeTable, Table, register_store};
+use clickmill_schemas::tables::{TABLES, TableSpec};
+use clickmill_schemas::{Event, Timestamp};
+use clickmill_transform::sources::SourcesConfig;
+use clickmill_transform::{RunOptions, RunReport, Silent, TransformError, run};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use tempfile::TempDir;
+
+/// Where every event of a test lands; positions only count up.
+const CHAIN: &str = "landed-here";
+/// The shop's exports: CSV files whose names carry the time of their data.
+const SOURCES: &str = r#"
+[shop]
+kind = "files"
+format = "csv"
+path = "FOLDER"
+[shop.exported_at]
+name = "%Y%m%dT%H%M%S"
+prefix = "-"
+[shop.orders]
+[shop.order_items]
+[shop.customers]
+[shop.products]
+"#;
+
+pub struct Shop {
+    folder: TempDir,
+    pub lake: Lake,
+    landed: u64,
+}
+
+pub fn at(text: &str) -> Timestamp {
+    Timestamp::parse(text).expect("a time")
+}
+
+impl Shop {
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("exports")).expect("a folder");
+        let lake = folder.path().join("lake").display().to_string();
+        let lake = Lake::open(&lake).await.expect("the lake opens");
+        Self { folder, lake, landed: 0 }
+    }
+
+    /// Lands events in one commit.
+    pub async fn land(&mut self, events: &[Event<'_>]) {
+        if events.is_empty() {
+            return;
+        }
+        let source = Source::collector(CHAIN).expect("a source");
+        let mut chain = Chain::open(&self.lake, source.clone()).await.expect("opens");
+        let mut writer = RawWriter::new(&self.lake, &source);
+        let first = self.landed + 1;
+        for event in events {
+            self.landed += 1;
+            let line = event.encode();
+            let line = RawLine::parse(line.as_bytes()).expect("an event");
+            writer.push(line, &self.landed.to_string()).await.expect("pushes");
+        }
+        let objects = writer.finish().await.expect("writes");
+        let commit = NewCommit {
+            first: Some(first.to_string()),
+            last: Some(self.landed.to_string()),
+            closed: false,
+            objects,
+            possible_loss: None,
+            committed_at: at("2026-03-01T00:00:00Z"),
+        };
+        chain.append(commit).await.expect("lands");
+    }
+
+    /// Writes a CSV export: `orders-20260310T120000.csv`.
+    pub fn export(&self, dataset: &str, time: &str, csv: &str) {
+        let name = format!("{dataset}-{time}.csv");
+        std::fs::write(self.folder.path().join("exports").join(name), csv).expect("writes");
+    }
+
+    pub fn options(&self) -> RunOptions {
+        let exports: PathBuf = self.folder.path().join("exports");
+        let text = SOURCES.replace("FOLDER", &exports.display().to_string());
+        let sources: SourcesConfig = toml::from_str(&text).expect("a configuration");
+        RunOptions { tables: None, memory_limit_bytes: None, parallelism: 2, sources }
+    }
+
+    pub async fn run(&self) -> RunReport {
+        run(&self.lake, &self.options(), &Silent).await.expect("the run succeeds")
+    }
+
+    pub async fn run_on(&self, lake: &Lake) -> Result<RunReport, TransformError> {
+        run(lake, &self.options(), &Silent).await
+    }
+
+    pub async fn run_tables(&self, tables: &[&str]) -> RunReport {
+        let tables = Some(tables.iter().map(|name| (*name).to_owned()).collect());
+        let options = RunOptions { tables, ..self.options() };
+        run(&self.lake, &options, &Silent).await.expect("the run succeeds")
+    }
+
+    pub async fn table(&self, name: &str) -> Table {
+        let spec = TableSpec::find(name).expect("a table");
+        Table::open_or_create(&self.lake, spec).await.expect("the table opens")
+    }
+
+    pub async fn versions(&self) -> Vec<(&'static str, u64)> {
+        let mut versions = Vec::new();
+        for spec in TABLES {
+            if let Some(table) = Table::open(&self.lake, spec).await.expect("opens") {
+                versions.push((spec.name, table.version()));
+            }
+        }
+        versions
+    }
+
+    /// The files of one day.
+    pub async fn files(&self, table: &str, day: &str) -> Vec<DataFile> {
+        let files = self.table(table).await.files().to_vec();
+        files.into_iter().filter(|f| f.dt.is_some_and(|dt| dt.to_string() == day)).collect()
+    }
+
+    /// The rows of a query as sorted text, NULL as `-`.
+    pub async fn sql(&self, sql: &str) -> Vec<String> {
+        let config = SessionConfig::new().with_target_partitions(1);
+        let session = SessionContext::new_with_config(config);
+        register_store(&session.runtime_env(), &self.lake).expect("registers");
+        for spec in TABLES {
+            if !sql.contains(spec.name) {
+                continue;
+            }
+            let table = LakeTable::new(&self.table(spec.name).await);
+            session.register_table(spec.name, Arc::new(table)).expect("registers");
+        }
+        let batches = session.sql(sql).await.expect(sql).collect().await.expect(sql);
+        let options = FormatOptions::new().with_null("-");
+        let mut rows = Vec::new();
+        for batch in &batches {
+            let columns: Vec<ArrayFormatter<'_>> = batch
+                .columns()
+                .iter()
+                .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).expect("formats"))
+                .collect();
+            for at in 0..batch.num_rows() {
+                let mut row = String::new();
+                for (number, column) in columns.iter().enumerate() {
+                    let comma = if number == 0 { "" } else { "|" };
+                    let null = batch.column(number).is_null(at);
+                    let value = if null { "-".to_owned() } else { column.value(at).to_string() };
+                    let _ = write!(row, "{comma}{value}");
+                }
+                rows.push(row);
+            }
+        }
+        rows.sort();
+        rows
+    }
+
+    /// Every row of every table, but for what says when or in which batch it was done.
+    pub async fn everything(&self) -> Vec<(&'static str, Vec<String>)> {
+        let mut all = Vec::new();
+        for spec in TABLES {
+            let rows = self.sql(&format!("SELECT * FROM {}", spec.name)).await;
+            all.push((spec.name, rows));
+        }
+        all
+    }
+}
