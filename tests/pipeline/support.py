@@ -115,6 +115,17 @@ def kill_after(process, seconds):
     return False
 
 
+def kill_when_it_writes(process, folder, seconds):
+    """kill -9 as soon as a new file shows below `folder`, or after that time."""
+    before = set(folder.rglob("*"))
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if set(folder.rglob("*")) - before:
+            break
+    process.kill()
+    return process.wait() == -signal.SIGKILL
+
+
 def died_at(point, *arguments, cwd=None):
     """Runs it with a failpoint armed; False where it ended with 0 without getting there."""
     result = run(*arguments, env={"CLICKMILL_FAILPOINT": point}, cwd=cwd)
@@ -296,7 +307,7 @@ def rows(lake, table, without=()):
     """Every row as text, counted; without the columns of those names."""
     if not files(lake, table):
         return collections.Counter()
-    columns = f"COLUMNS(name -> name NOT IN {[*without, '']!r})"
+    columns = f"COLUMNS(lambda name: name NOT IN {[*without, '']!r})"
     found = query(lake, f"SELECT CAST(t AS VARCHAR) FROM (SELECT {columns} FROM {{{table}}}) t")
     return collections.Counter(row for row, in found)
 

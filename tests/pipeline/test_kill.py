@@ -217,8 +217,13 @@ class Deliver(support.Case):
         collector = self.collector("--sink", f"kinesis={self.stream}", "--spool", self.folder / "spool")
         load = support.Load(collector.port, "live", pause=0.25)
         kills = uncommitted = 0
-        for _ in rounds():
-            self.assertTrue(support.kill_after(support.spawn(*arguments), random.uniform(0.3, 2)))
+        for number in rounds():
+            # Half of the kills come at any time, half just after it began to write.
+            process, seconds = support.spawn(*arguments), random.uniform(0.3, 2)
+            if number % 2:
+                self.assertTrue(support.kill_after(process, seconds))
+            else:
+                self.assertTrue(support.kill_when_it_writes(process, lake / "raw" / "events", seconds + 2))
             kills += 1
             named = {one["path"] for commit in support.commits(lake) for one in commit["objects"]}
             there = {str(path.relative_to(lake)) for path in (lake / "raw").rglob("*.json.gz")}

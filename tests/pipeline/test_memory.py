@@ -6,7 +6,7 @@ import subprocess
 import support
 
 ROWS = 60_000
-LIMIT = "50MB"
+LIMIT = "150MB"
 # The limit is for what queries hold; decoding, the Parquet writers and the program come on top.
 PEAK_BYTES = 800_000_000
 
