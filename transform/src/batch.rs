@@ -51,6 +51,9 @@ pub struct Batch {
     pub taken_exports: BTreeSet<String>,
     /// For each source and dataset the time of the newest export taken, this batch included.
     pub newest_exports: BTreeMap<String, Timestamp>,
+    /// The same without this batch: what an export must not be older than to change rows.
+    #[serde(default)]
+    pub newest_before: BTreeMap<String, Timestamp>,
 }
 
 /// The key of an export in [`Batch::newest_exports`].
@@ -153,6 +156,7 @@ pub async fn plan(
         newest_exports: previous
             .map(|previous| previous.newest_exports.clone())
             .unwrap_or_default(),
+        newest_before: previous.map(|previous| previous.newest_exports.clone()).unwrap_or_default(),
     };
     if targets.contains("events") {
         take_raw(lake, &mut batch).await?;

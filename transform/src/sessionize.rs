@@ -39,6 +39,8 @@ pub struct Moved {
     pub app_id: String,
     /// Event.
     pub event_id: String,
+    /// When this copy of it was received: copies over a week apart are both in the table.
+    pub received_ts: i64,
     /// Its partition.
     pub dt: Date,
     /// The session it belongs to now.
@@ -60,6 +62,8 @@ pub struct Sessionized {
 pub struct Sessionizer {
     visitor: Option<String>,
     session: Option<Session>,
+    /// The start of a session of this visitor was seen, be it of a displaced row.
+    start_seen: bool,
 }
 
 struct Session {
@@ -104,6 +108,7 @@ impl Sessionizer {
         let app_ids = column("app_id")?.as_string::<i32>();
         let event_ids = column("event_id")?.as_string::<i32>();
         let times = column("event_ts")?.as_primitive::<TimestampMicrosecondType>();
+        let received = column("received_ts")?.as_primitive::<TimestampMicrosecondType>();
         let days = column("dt")?.as_primitive::<Date32Type>();
         let rows = column(ROW_COLUMN)?.as_primitive::<Int64Type>();
         let olds: &BooleanArray = column(OLD_COLUMN)?.as_boolean();
@@ -118,15 +123,13 @@ impl Sessionizer {
             let is_old = olds.value(at);
             let (app_id, event_id) = (app_ids.value(at), event_ids.value(at));
             let row = if is_old {
-                Row::Old { app_id, event_id }
+                Row::Old { app_id, event_id, received_ts: received.value(at) }
             } else {
                 Row::New { row: rows.value(at) }
             };
-            if is_gone(row) {
-                continue;
-            }
+            let is_gone = is_gone(row);
             if visitors.is_null(at) {
-                if !is_old {
+                if !is_old && !is_gone {
                     kept.push(at as u64);
                     ids.append_null();
                     seqs.append_null();
@@ -137,9 +140,11 @@ impl Sessionizer {
             if self.visitor.as_deref() != Some(visitor) {
                 self.visitor = Some(visitor.to_owned());
                 self.session = None;
+                self.start_seen = false;
             }
-            let out_of_sight = is_old && self.session.is_none() && stored_seqs.value(at) != 1;
-            if out_of_sight {
+            self.start_seen |= is_old && stored_seqs.value(at) == 1;
+            let out_of_sight = is_old && self.session.is_none() && !self.start_seen;
+            if is_gone || out_of_sight {
                 continue;
             }
             let session = self.advance(visitor, event_id, times.value(at));
@@ -151,6 +156,7 @@ impl Sessionizer {
                 moved.push(Moved {
                     app_id: app_id.to_owned(),
                     event_id: event_id.to_owned(),
+                    received_ts: received.value(at),
                     dt: Date::from_days(days.value(at)),
                     session_id: session.id.clone(),
                     session_seq: session.seq,
@@ -188,6 +194,8 @@ pub enum Row<'a> {
         app_id: &'a str,
         /// Its event.
         event_id: &'a str,
+        /// When it was received, microseconds.
+        received_ts: i64,
     },
 }
 

@@ -6,7 +6,7 @@ mod support;
 use std::fmt::Write as _;
 
 use clickmill_schemas::Event;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestError, TestRunner};
 use support::history::{BATCHES, Exports, History, histories};
 use support::reference;
 use support::shop::Shop;
@@ -97,7 +97,9 @@ fn batches_in_any_order_give_the_same_rows_as_one_run_and_as_the_definitions() {
             })
             .map_err(proptest::test_runner::TestCaseError::fail)
     });
-    if let Err(error) = result {
-        panic!("{error}");
+    match result {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, history)) => panic!("{reason}\nof {}", history.brief()),
+        Err(error) => panic!("{error}"),
     }
 }

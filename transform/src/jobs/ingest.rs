@@ -44,10 +44,13 @@ const JOB: &str = "ingest";
 /// A row of the table as dedupe knows it.
 #[derive(Clone, Debug)]
 struct OldRow {
-    app_id: String,
-    event_id: String,
+    key: RowKey,
     dt: Date,
 }
+
+/// Tells rows of the table apart: `app_id`, `event_id`, and `received_ts`, since
+/// copies received over a week apart are both there.
+type RowKey = (String, String, i64);
 
 /// What all streams of the pass share.
 struct Shared {
@@ -61,8 +64,7 @@ struct Shared {
 
 struct Judged {
     verdict: Verdict,
-    /// Displaced rows by (`app_id`, `event_id`).
-    displaced: HashMap<(String, String), Reason>,
+    displaced: HashMap<RowKey, Reason>,
 }
 
 /// What one stream gave.
@@ -183,8 +185,16 @@ fn old_context(
     session: &SessionContext,
     files: Vec<DataFile>,
 ) -> Result<DataFrame, TransformError> {
-    const NEEDED: &[&str] =
-        &["event_id", "app_id", "event_ts", "visitor_id", "session_id", "session_seq", "dt"];
+    const NEEDED: &[&str] = &[
+        "event_id",
+        "app_id",
+        "event_ts",
+        "received_ts",
+        "visitor_id",
+        "session_id",
+        "session_seq",
+        "dt",
+    ];
     let fail = TransformError::job(JOB);
     let rows = session.read_table(table_of(&EVENTS, files)).map_err(&fail)?;
     let columns: Vec<Expr> = staged_schema()
@@ -244,8 +254,7 @@ async fn old_copies(
                 row: 0,
             });
             rows.push(OldRow {
-                app_id: app_id.to_owned(),
-                event_id: event_id.to_owned(),
+                key: (app_id.to_owned(), event_id.to_owned(), received.value(at)),
                 dt: Date::from_days(days.value(at)),
             });
         }
@@ -271,9 +280,9 @@ async fn consume(
         }
         let done = sessionizer.push(&batch, |row| match row {
             Row::New { row } => judged.verdict.extra.contains_key(&row),
-            Row::Old { app_id, event_id } => {
-                !judged.displaced.is_empty()
-                    && judged.displaced.contains_key(&(app_id.to_owned(), event_id.to_owned()))
+            Row::Old { app_id, event_id, received_ts } => {
+                let key = || (app_id.to_owned(), event_id.to_owned(), received_ts);
+                !judged.displaced.is_empty() && judged.displaced.contains_key(&key())
             }
         })?;
         written.moved.extend(done.moved);
@@ -299,10 +308,7 @@ fn judge(shared: &Shared) -> Result<Judged, TransformError> {
     let displaced = verdict
         .displaced
         .iter()
-        .map(|(at, reason)| {
-            let row = &shared.old_rows[*at];
-            ((row.app_id.clone(), row.event_id.clone()), *reason)
-        })
+        .map(|(at, reason)| (shared.old_rows[*at].key.clone(), *reason))
         .collect();
     Ok(Judged { verdict, displaced })
 }
@@ -390,11 +396,13 @@ async fn rewrite(
     context: &JobContext<'_>,
     files: &[DataFile],
     moved: &[Moved],
-    displaced: &HashMap<(String, String), Reason>,
+    displaced: &HashMap<RowKey, Reason>,
 ) -> Result<Written, TransformError> {
     let fail = TransformError::job(JOB);
-    let moved: HashMap<(&str, &str), &Moved> =
-        moved.iter().map(|row| ((row.app_id.as_str(), row.event_id.as_str()), row)).collect();
+    let moved: HashMap<(&str, &str, i64), &Moved> = moved
+        .iter()
+        .map(|row| ((row.app_id.as_str(), row.event_id.as_str(), row.received_ts), row))
+        .collect();
     let session = context.session();
     let rows = session.read_table(table_of(&EVENTS, files.to_vec())).map_err(&fail)?;
     let plan = rows.create_physical_plan().await.map_err(&fail)?;
@@ -415,11 +423,14 @@ async fn rewrite(
             let seqs = batch
                 .column(schema.index_of("session_seq")?)
                 .as_primitive::<arrow::datatypes::Int32Type>();
-            let key = |at: usize| (app_ids.value(at), event_ids.value(at));
+            let received = batch
+                .column(schema.index_of("received_ts")?)
+                .as_primitive::<TimestampMicrosecondType>();
+            let key = |at: usize| (app_ids.value(at), event_ids.value(at), received.value(at));
             let gone: Vec<Option<Reason>> = (0..batch.num_rows())
                 .map(|at| {
-                    let (app_id, event_id) = key(at);
-                    displaced.get(&(app_id.to_owned(), event_id.to_owned())).copied()
+                    let (app_id, event_id, received_ts) = key(at);
+                    displaced.get(&(app_id.to_owned(), event_id.to_owned(), received_ts)).copied()
                 })
                 .collect();
             if let Some(rows) = duplicates(&batch, &gone)? {

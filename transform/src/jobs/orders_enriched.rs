@@ -1,7 +1,10 @@
 //! `orders` + `events` + `sessions` -> `orders_enriched`.
 //!
 //! An order and a purchase event belong together when they name the same order
-//! within [`MATCH_DAYS`] of each other; of several events the first counts.
+//! within [`MATCH_DAYS`] of each other; of several events the first counts. Events
+//! without an order count once, too, where each follows the one before within
+//! [`MATCH_DAYS`]. So a row depends on nothing further away than that, and it does
+//! not matter in which batches the rest came.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +12,7 @@ use clickmill_lake::table::Change;
 use clickmill_schemas::Date;
 use clickmill_schemas::tables::{EVENTS, ORDERS, ORDERS_ENRICHED, SESSIONS};
 
-use super::context::{files_in, table_of, touched_days, widened};
+use super::context::{files_in, rewritten_days, table_of, touched_days, widened};
 use super::query::{Spread, dates, register_days, replace_days};
 use super::{JobContext, Output};
 use crate::TransformError;
@@ -32,6 +35,21 @@ UNION SELECT p.dt FROM changed_purchases p
 UNION SELECT x.dt FROM purchases x JOIN changed_orders o ON x.order_id = o.order_id
 UNION SELECT x.dt FROM purchases x JOIN changed_purchases p ON x.order_id = p.order_id";
 
+/// Purchases whose row would come out otherwise: those in events that came or went, and those
+/// in a session of which something changed that the row shows.
+const CHANGED_PURCHASES: &str = "
+CREATE VIEW changed_purchases AS
+SELECT order_id, dt FROM changed_events WHERE event_name = 'purchase' AND order_id IS NOT NULL
+UNION ALL
+SELECT p.order_id, p.dt FROM purchases p
+JOIN new_sessions n ON p.session_id = n.session_id
+JOIN old_sessions o ON p.session_id = o.session_id
+WHERE (n.started_at IS DISTINCT FROM o.started_at)
+  OR (n.last_channel IS DISTINCT FROM o.last_channel)
+  OR (n.last_utm_source IS DISTINCT FROM o.last_utm_source)
+  OR (n.last_utm_campaign IS DISTINCT FROM o.last_utm_campaign)
+  OR (n.device_class IS DISTINCT FROM o.device_class)";
+
 const COMPUTED: &str = "
 WITH pairs AS (
   SELECT p.*, o.order_id AS matched_order,
@@ -42,6 +60,10 @@ WITH pairs AS (
     AND abs(CAST(p.dt AS INT) - CAST(o.dt AS INT)) <= 7
 ),
 first_event AS (SELECT * FROM pairs WHERE nth = 1 AND matched_order IS NOT NULL),
+unmatched AS (
+  SELECT *, lag(dt) OVER (PARTITION BY order_id ORDER BY event_ts, app_id, event_id) AS before
+  FROM pairs WHERE matched_order IS NULL
+),
 rows AS (
   SELECT o.order_id,
     CASE WHEN p.order_id IS NULL THEN 'order_only'
@@ -61,8 +83,8 @@ rows AS (
     p.shipping, NULL AS total, NULL AS refunded, NULL AS net_total, p.coupon, p.country, p.region,
     p.city, NULL AS channel_hint, p.event_id, p.app_id AS event_app_id, p.event_ts,
     p.amount AS event_total, NULL AS missed_total, p.visitor_id, p.session_id, p.dt
-  FROM pairs p JOIN days d ON p.dt = d.dt
-  WHERE p.matched_order IS NULL AND p.nth = 1
+  FROM unmatched p JOIN days d ON p.dt = d.dt
+  WHERE p.before IS NULL OR CAST(p.dt AS INT) - CAST(p.before AS INT) > 7
 )
 SELECT r.*, s.started_at AS session_started_at,
   (CAST(r.ordered_at AS BIGINT) - CAST(s.started_at AS BIGINT)) / 1000 AS latency_ms,
@@ -75,11 +97,12 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let mut output = Output::default();
     let orders_change = context.change_of(&ORDERS, &ORDERS_ENRICHED).await?;
     let events_change = context.change_of(&EVENTS, &ORDERS_ENRICHED).await?;
-    if orders_change.is_empty() && events_change.is_empty() {
+    let sessions_change = context.change_of(&SESSIONS, &ORDERS_ENRICHED).await?;
+    if orders_change.is_empty() && events_change.is_empty() && sessions_change.is_empty() {
         return Ok(output);
     }
     let enriched = context.current(&ORDERS_ENRICHED).await?;
-    let days = affected_days(context, &orders_change, &events_change).await?;
+    let days = affected_days(context, &orders_change, &events_change, &sessions_change).await?;
     let around = widened(&days, MATCH_DAYS, MATCH_DAYS);
     // One ring wider for the orders: whether an event has one must not depend on `days`.
     let orders_around = widened(&around, MATCH_DAYS, MATCH_DAYS);
@@ -105,11 +128,14 @@ async fn affected_days(
     context: &JobContext<'_>,
     orders_change: &Change,
     events_change: &Change,
+    sessions_change: &Change,
 ) -> Result<BTreeSet<Date>, TransformError> {
     let fail = TransformError::job(JOB);
-    let touched: BTreeSet<Date> =
-        touched_days(orders_change).union(&touched_days(events_change)).copied().collect();
-    let around = widened(&touched, MATCH_DAYS, MATCH_DAYS);
+    let mut touched: BTreeSet<Date> = touched_days(orders_change);
+    touched.extend(touched_days(events_change));
+    touched.extend(rewritten_days(sessions_change));
+    // An order takes an event of its own window; that can free one a window further.
+    let around = widened(&touched, 2 * MATCH_DAYS, 2 * MATCH_DAYS);
     let session = context.session();
     let all = |change: &Change| change.adds.iter().chain(&change.removes).cloned().collect();
     let orders = files_in(&context.current(&ORDERS).await?, &around);
@@ -119,12 +145,12 @@ async fn affected_days(
         ("changed_events", &EVENTS, all(events_change)),
         ("orders", &ORDERS, orders),
         ("events", &EVENTS, events),
+        ("new_sessions", &SESSIONS, sessions_change.adds.clone()),
+        ("old_sessions", &SESSIONS, sessions_change.removes.clone()),
     ] {
         session.register_table(name, table_of(spec, files)).map_err(&fail)?;
     }
-    let changed = "CREATE VIEW changed_purchases AS SELECT order_id, dt FROM changed_events \
-                   WHERE event_name = 'purchase' AND order_id IS NOT NULL";
-    for view in [PURCHASES, changed] {
+    for view in [PURCHASES, CHANGED_PURCHASES] {
         session.sql(view).await.map_err(&fail)?.collect().await.map_err(&fail)?;
     }
     dates(&session, JOB, AFFECTED).await

@@ -14,17 +14,19 @@ const JOB: &str = "product_daily";
 
 /// Rows whose catalog columns a changed version of a product would change: the
 /// product joins as of the end of its day, and the first version reaches back.
+/// `valid_to` does not count: where it moves, another version begins or began
+/// there, and days before that keep theirs.
 const CATALOG_TOUCHED: &str = "
 WITH differing AS (
   SELECT product_id, valid_from, is_first FROM (
-    SELECT product_id, name, brand, category, price, currency, stock, valid_from, valid_to, is_first FROM new_products
+    SELECT product_id, name, brand, category, price, currency, stock, valid_from, is_first FROM new_products
     EXCEPT
-    SELECT product_id, name, brand, category, price, currency, stock, valid_from, valid_to, is_first FROM old_products)
+    SELECT product_id, name, brand, category, price, currency, stock, valid_from, is_first FROM old_products)
   UNION ALL
   SELECT product_id, valid_from, is_first FROM (
-    SELECT product_id, name, brand, category, price, currency, stock, valid_from, valid_to, is_first FROM old_products
+    SELECT product_id, name, brand, category, price, currency, stock, valid_from, is_first FROM old_products
     EXCEPT
-    SELECT product_id, name, brand, category, price, currency, stock, valid_from, valid_to, is_first FROM new_products)
+    SELECT product_id, name, brand, category, price, currency, stock, valid_from, is_first FROM new_products)
 ),
 since AS (
   SELECT product_id, min(CASE WHEN is_first THEN DATE '0001-01-01' ELSE CAST(valid_from AS DATE) END) AS from_day
@@ -32,6 +34,7 @@ since AS (
 )
 SELECT DISTINCT d.dt FROM daily d JOIN since s ON d.product_id = s.product_id AND d.dt >= s.from_day";
 
+/// Lines on 1970-01-01 wait for their order and have no day yet.
 const COMPUTED: &str = "
 WITH seen AS (
   SELECT product_id, dt,
@@ -47,7 +50,7 @@ sold AS (
   SELECT product_id, dt, count(DISTINCT CASE WHEN quantity > 0 THEN order_id END) AS orders,
     sum(quantity) AS units,
     sum(CAST(quantity AS DECIMAL(18,0)) * unit_price - coalesce(discount, CAST(0 AS DECIMAL(18,4)))) AS revenue
-  FROM order_items WHERE product_id IS NOT NULL GROUP BY product_id, dt
+  FROM order_items WHERE product_id IS NOT NULL AND dt > DATE '1970-01-01' GROUP BY product_id, dt
 ),
 facts AS (
   SELECT coalesce(v.product_id, s.product_id) AS product_id, coalesce(v.dt, s.dt) AS dt,

@@ -33,7 +33,7 @@ marked AS (
 versions AS (SELECT * FROM marked WHERE before IS NULL OR differs)
 SELECT product_id, sku, name, brand, category, category_path, price, cost, currency, stock, active,
   observed_at AS valid_from,
-  lead(observed_at) OVER (PARTITION BY product_id ORDER BY observed_at) AS valid_to,
+  lead(observed_at) OVER (PARTITION BY product_id ORDER BY observed_at, export_id) AS valid_to,
   before IS NULL AS is_first
 FROM versions
 UNION ALL

@@ -101,8 +101,10 @@ fn staged_schema(dataset: Dataset) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
+/// Against earlier batches only: of two exports in one batch the newer wins row by
+/// row, and what it does not have the older one says, as if each had come alone.
 fn is_newest(context: &JobContext<'_>, export: &Export) -> bool {
-    let newest = context.batch.newest_exports.get(&newest_key(export));
+    let newest = context.batch.newest_before.get(&newest_key(export));
     newest.is_none_or(|newest: &Timestamp| export.exported_at >= *newest)
 }
 
@@ -248,25 +250,23 @@ async fn observed(
     Ok(Change { adds, removes: Vec::new() })
 }
 
-/// Lines replace all lines of their order. They lie on the day of the order;
-/// those of an order that is not known yet wait on 1970-01-01.
+/// Lines replace all lines of their order. They lie on the day of the order, and
+/// move with it; those of an order that is not known yet wait on 1970-01-01.
 async fn lines(
     context: &JobContext<'_>,
     orders_change: &Change,
     rows: Vec<RecordBatch>,
 ) -> Result<Change, TransformError> {
-    let table = context.current(&ORDER_ITEMS).await?;
-    let waiting = table.files().iter().filter(|file| file.dt.is_some_and(|dt| dt.days() == 0));
-    let waiting: Vec<DataFile> = waiting.cloned().collect();
     // Not by `orders_change`: after a crash between the two commits it is empty,
-    // and the lines of the orders that came with it still wait.
-    if rows.is_empty() && waiting.is_empty() {
+    // and the lines of the orders that came or moved with it still lie where they lay.
+    let has_orders = context.batch.exports.iter().any(|export| export.dataset == Dataset::Orders);
+    if rows.is_empty() && !has_orders {
         return Ok(Change::default());
     }
+    let table = context.current(&ORDER_ITEMS).await?;
     let session = context.session();
     register_staged(&session, Dataset::OrderItems, rows)?;
     register(&session, "existing", &ORDER_ITEMS, table.files().to_vec())?;
-    register(&session, "waiting", &ORDER_ITEMS, waiting)?;
     let mut orders = context.current(&ORDERS).await?.files().to_vec();
     orders.retain(|file| !orders_change.removes.contains(file));
     orders.extend(orders_change.adds.iter().cloned());
@@ -274,19 +274,30 @@ async fn lines(
 
     let held = columns(&ORDER_ITEMS, &["dt"]);
     let list = held.join(", ");
+    // An export that may not change rows still says what nothing said before.
+    view(
+        &session,
+        "usable",
+        &format!(
+            "SELECT * FROM staged WHERE {MAY_UPDATE} UNION ALL SELECT s.* FROM staged s \
+             LEFT ANTI JOIN existing e ON s.order_id = e.order_id WHERE NOT s.{MAY_UPDATE}"
+        ),
+    )
+    .await?;
     view(
         &session,
         "newest",
         &format!(
             "SELECT n.*, coalesce(o.dt, DATE '1970-01-01') AS dt FROM ( \
-               SELECT {list}, {MAY_UPDATE} FROM ( \
+               SELECT {list} FROM ( \
                  SELECT *, rank() OVER (PARTITION BY order_id ORDER BY exported_at DESC, {EXPORT} DESC) AS of_export, \
                    row_number() OVER (PARTITION BY order_id, line ORDER BY exported_at DESC, {EXPORT} DESC, {ORDER} DESC) AS nth \
-                 FROM staged) WHERE of_export = 1 AND nth = 1 \
+                 FROM usable) WHERE of_export = 1 AND nth = 1 \
                UNION ALL \
-               SELECT {}, true FROM waiting w LEFT ANTI JOIN staged s ON w.order_id = s.order_id \
+               SELECT {} FROM existing e JOIN orders o ON e.order_id = o.order_id AND e.dt <> o.dt \
+               LEFT ANTI JOIN usable u ON e.order_id = u.order_id \
              ) n LEFT JOIN orders o ON n.order_id = o.order_id",
-            prefixed("w", &held)
+            prefixed("e", &held)
         ),
     )
     .await?;
@@ -297,10 +308,9 @@ async fn lines(
         "touched",
         &format!(
             "SELECT DISTINCT n.order_id FROM newest n LEFT JOIN existing e \
-               ON n.order_id = e.order_id AND n.line = e.line WHERE n.{MAY_UPDATE} AND (e.line IS NULL OR {}) \
-             UNION SELECT DISTINCT n.order_id FROM newest n LEFT ANTI JOIN existing e ON n.order_id = e.order_id \
+               ON n.order_id = e.order_id AND n.line = e.line WHERE e.line IS NULL OR {} \
              UNION SELECT DISTINCT e.order_id FROM existing e \
-               JOIN (SELECT DISTINCT order_id FROM newest WHERE {MAY_UPDATE}) k ON e.order_id = k.order_id \
+               JOIN (SELECT DISTINCT order_id FROM newest) k ON e.order_id = k.order_id \
                LEFT ANTI JOIN newest n ON e.order_id = n.order_id AND e.line = n.line",
             any_differs(&compared)
         ),

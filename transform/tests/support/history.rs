@@ -77,6 +77,26 @@ pub fn histories() -> impl Strategy<Value = History> {
     })
 }
 
+impl History {
+    /// A line an event: batch, id, name, visitor, time, receipt; then the exports.
+    pub fn brief(&self) -> String {
+        let line = |(batch, e): &(usize, Event<'static>)| {
+            format!(
+                "{batch} {} {} {:?} {} {} {:?} {:?}\n",
+                e.event_id,
+                e.event_name,
+                e.visitor_id(),
+                e.event_ts(),
+                e.received_ts(),
+                e.wal_seq,
+                e.order_id
+            )
+        };
+        let events: String = self.events.iter().map(line).collect();
+        format!("{events}{:?}", self.exports)
+    }
+}
+
 /// Small numbers out of one: the same bursts always give the same events.
 struct Dice(u64);
 
