@@ -41,7 +41,10 @@ fn every_field_of_the_full_event_is_where_it_was() {
     assert_eq!(event.items[1].position, Some(7));
     let properties = event.properties.as_ref().expect("properties").get();
     assert_eq!(properties, r#"{"a":1.10,"b":1E+02,"deep":{"x":[1,2,null]},"a":true}"#);
-    assert_eq!((event.wal_seq, event.shard_id.as_deref()), (Some(42), Some("shardId-000000000000")));
+    assert_eq!(
+        (event.wal_seq, event.shard_id.as_deref()),
+        (Some(42), Some("shardId-000000000000"))
+    );
 }
 
 #[test]
