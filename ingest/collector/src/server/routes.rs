@@ -5,19 +5,18 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CACHE_CONTROL, HOST};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use axum::middleware;
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 
 use super::body::{self, BodyError};
 use super::intake::ingest;
-use super::{App, cors, reply};
+use super::{App, reply};
 use crate::protocol::{Dialect, segment};
 
 pub(super) fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new().route("/health", get(health));
+    let mut router = Router::new();
     for prefix in ["", "/v1"] {
         for (name, _) in segment::ROUTES {
             router = router.route(&format!("{prefix}/{name}"), by_post(&segment::DIALECT));
@@ -37,7 +36,6 @@ pub(super) fn router(app: Arc<App>) -> Router {
                 "events are sent with POST",
             )
         })
-        .layer(middleware::from_fn(cors::layer))
         .with_state(app)
 }
 
@@ -50,8 +48,9 @@ fn by_post(dialect: &'static Dialect) -> MethodRouter<Arc<App>> {
 }
 
 /// SDKs send metrics of their own: read, and forgotten.
-async fn discard(headers: HeaderMap, body: Body) -> Response {
-    match body::read(&headers, body, segment::MAX_BODY_BYTES).await {
+async fn discard(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    let metrics = app.collector.metrics();
+    match body::read(&headers, body, segment::MAX_BODY_BYTES, metrics).await {
         Ok(_) | Err(BodyError::TooLarge(_) | BodyError::BadGzip(_)) => reply::success(),
         Err(_) => reply::error(StatusCode::BAD_REQUEST, "malformed", "the body cannot be read"),
     }
@@ -80,26 +79,4 @@ async fn settings(
         } }
     });
     reply::json(StatusCode::OK, body.to_string())
-}
-
-async fn health(State(app): State<Arc<App>>) -> Response {
-    let status = app.collector.status();
-    let spool = &status.spool;
-    let ok = spool.write_error.is_none() && spool.bytes < spool.max_bytes;
-    let body = serde_json::json!({
-        "ok": ok,
-        "collector_id": status.collector_id,
-        "spool_bytes": spool.bytes,
-        "spool_max_bytes": spool.max_bytes,
-        "last_wal_seq": spool.last_wal_seq,
-        "shipped_wal_seq": spool.shipped_wal_seq,
-        "backlog": spool.last_wal_seq - spool.shipped_wal_seq,
-        "refused": spool.refused,
-        "write_error": spool.write_error,
-        "sink_error": status.sink_error,
-    });
-    let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut response = reply::json(code, body.to_string());
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
 }
