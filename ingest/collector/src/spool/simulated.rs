@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskFile};
 
+/// Small, so that a test's small frames have several.
+const PAGE_BYTES: usize = 64;
+
 #[derive(Clone, Default)]
 pub(crate) struct SimulatedDisk(Arc<Mutex<Files>>);
 
@@ -67,6 +70,28 @@ impl SimulatedDisk {
         }
         after.durable_names = after.names.clone();
         Self(Arc::new(Mutex::new(after)))
+    }
+
+    /// As [`SimulatedDisk::after_power_cut`], but the file system wrote its
+    /// pages in any order: of the unsynced ones, `kept` says which are there;
+    /// the others are zeros.
+    pub fn after_power_cut_with_holes(&self, mut kept: impl FnMut() -> bool) -> Self {
+        let after = self.after_power_cut(|_| usize::MAX);
+        let synced: Vec<(PathBuf, usize)> = {
+            let files = self.files();
+            let content = |content: &usize| files.contents[*content].synced;
+            files.durable_names.iter().map(|(path, of)| (path.clone(), content(of))).collect()
+        };
+        for (path, synced) in synced {
+            after.tamper(&path, |bytes| {
+                for page in bytes.get_mut(synced..).unwrap_or_default().chunks_mut(PAGE_BYTES) {
+                    if !kept() {
+                        page.fill(0);
+                    }
+                }
+            });
+        }
+        after
     }
 
     pub fn fail_append_after(&self, appends: usize) {
