@@ -176,7 +176,9 @@ impl Opened {
         let spool = args.spool.clone().or_else(|| config.spool.clone());
         let spool = spool.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
         let durability = args.durability.or(config.durability).unwrap_or_default();
-        if let Some(advice) = volatile_file_system(&spool).and_then(|kind| advice(durability, &kind)) {
+        if let Some(advice) =
+            volatile_file_system(&spool).and_then(|kind| advice(durability, &kind))
+        {
             eprintln!("warning: {advice}");
         }
         let (opened, limits) = sink.open(&context.lake).await?;

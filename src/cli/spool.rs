@@ -223,7 +223,9 @@ fn verdict(report: &SpoolReport) -> String {
                 Some((first, last)) => format!("wal_seq {first} to {last}"),
                 None => "a frame's header, too: the ranges below say what is missing".to_owned(),
             };
-            text.push_str(&format!("segment {segment} offset {offset}: {len} bytes damaged, {held}\n"));
+            text.push_str(&format!(
+                "segment {segment} offset {offset}: {len} bytes damaged, {held}\n"
+            ));
         }
         if segment.tail_bytes > 0 {
             text.push_str(&format!(
@@ -419,8 +421,9 @@ impl Replay<'_> {
                 }
                 Err(error) => {
                     let at = self.sent_to + 1;
-                    return Err(anyhow::Error::new(error)
-                        .context(format!("stopped before wal_seq {at}; run it again with --from {at}")));
+                    return Err(anyhow::Error::new(error).context(format!(
+                        "stopped before wal_seq {at}; run it again with --from {at}"
+                    )));
                 }
             }
         }

@@ -355,8 +355,7 @@ impl CollectorBuilder {
         });
         tokio::spawn(heartbeats(Arc::downgrade(&spool), self.heartbeat_every, closing.clone()));
         let shipper = Mutex::new(shipper);
-        let inner =
-            Inner { spool, durability, overflow, metrics, health, closing, drain, shipper };
+        let inner = Inner { spool, durability, overflow, metrics, health, closing, drain, shipper };
         Ok(Collector(Arc::new(inner)))
     }
 }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::{BatchLimits, Durability};
 use crate::server::WriteKeys;
 use crate::spool::SpoolOptions;
+use crate::{BatchLimits, Durability};
 
 /// Every key is optional; flags win over them.
 ///

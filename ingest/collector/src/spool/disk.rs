@@ -22,6 +22,8 @@ pub trait Disk: Send + Sync + 'static {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
     /// Cuts a file to `len` bytes, durably.
     fn truncate(&self, path: &Path, len: u64) -> io::Result<()>;
+    /// Makes everything in a file durable, whoever wrote it.
+    fn sync(&self, path: &Path) -> io::Result<()>;
     /// Renames over whatever is there; durable after [`Disk::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file; durable after [`Disk::sync_dir`].
@@ -65,9 +67,8 @@ impl OsDisk {
     /// True where another process holds the exclusive lock at `path`. Nothing
     /// is created.
     pub(super) fn in_use(path: &Path) -> bool {
-        File::open(path).is_ok_and(|file| {
-            matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock))
-        })
+        File::open(path)
+            .is_ok_and(|file| matches!(file.try_lock_shared(), Err(fs::TryLockError::WouldBlock)))
     }
 }
 
@@ -129,6 +130,10 @@ impl Disk for OsDisk {
         let file = OpenOptions::new().write(true).open(path)?;
         file.set_len(len)?;
         file.sync_all()
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_data()
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -97,7 +97,10 @@ fn inspect_on(disk: &dyn Disk, dir: &Path, in_use: bool) -> Result<SpoolReport, 
     }
     Ok(SpoolReport {
         // A file that says nothing is part of the report, not its end.
-        collector_id: recover::collector_id(disk, dir, &found).ok().flatten().map(|i| i.to_string()),
+        collector_id: recover::collector_id(disk, dir, &found)
+            .ok()
+            .flatten()
+            .map(|i| i.to_string()),
         in_use,
         shipped_wal_seq,
         segments,

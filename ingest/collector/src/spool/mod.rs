@@ -301,9 +301,13 @@ impl Spool {
                 disk.remove(&segment.path).map_err(|e| io_error("remove", &segment.path, e))?;
                 continue;
             };
+            // What a killed process wrote but did not sync is taken over: numbers
+            // go on from it, so it has to stay. Truncating syncs, too.
             if segment.valid_len < segment.file_len {
                 disk.truncate(&segment.path, segment.valid_len)
                     .map_err(|e| io_error("truncate", &segment.path, e))?;
+            } else {
+                disk.sync(&segment.path).map_err(|e| io_error("sync", &segment.path, e))?;
             }
             segments
                 .insert(segment.ordinal, SegmentState { first_wal_seq, len: segment.valid_len });
@@ -603,6 +607,11 @@ impl Shared {
         });
     }
 
+    /// Bytes of the segment that are durable.
+    fn synced_len(&self, ordinal: u64) -> u64 {
+        self.state().segments.get(&ordinal).map_or(0, |segment| segment.len)
+    }
+
     fn remove_segment(&self, ordinal: u64) {
         self.change_segments(|segments| {
             segments.remove(&ordinal);
@@ -612,7 +621,8 @@ impl Shared {
     fn change_segments(&self, change: impl FnOnce(&mut BTreeMap<u64, SegmentState>)) {
         let mut state = self.state();
         change(&mut state.segments);
-        self.used.store(state.segments.values().map(|segment| segment.len).sum(), Ordering::Relaxed);
+        self.used
+            .store(state.segments.values().map(|segment| segment.len).sum(), Ordering::Relaxed);
     }
 }
 

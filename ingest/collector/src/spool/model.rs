@@ -82,7 +82,8 @@ struct Run {
 impl Run {
     fn new(options: SpoolOptions) -> Self {
         let disk = SimulatedDisk::default();
-        let spool = Spool::open_with(Arc::new(disk.clone()), dir(), options, Arc::default()).expect("opens");
+        let spool = Spool::open_with(Arc::new(disk.clone()), dir(), options, Arc::default())
+            .expect("opens");
         Self {
             disk,
             spool,
@@ -96,7 +97,8 @@ impl Run {
     fn reopen(&mut self, disk: SimulatedDisk) {
         self.disk = disk;
         self.spool =
-            Spool::open_with(Arc::new(self.disk.clone()), dir(), self.options, Arc::default()).expect("opens");
+            Spool::open_with(Arc::new(self.disk.clone()), dir(), self.options, Arc::default())
+                .expect("opens");
         let recovery = self.spool.recovery();
         assert!(recovery.lost.is_empty() || self.flipped, "{recovery:?}");
     }
@@ -127,14 +129,13 @@ impl Run {
         self.spool.checkpoint(last, reader.ordinal()).expect("notes");
     }
 
-    /// Everything promised is shipped, or would be there after a power cut now.
+    /// Everything promised is shipped, or would be there after a crash now.
     fn check(&self) {
-        let kept = match self.options.sync {
-            SyncPolicy::BeforeAnswer => 0,
-            // A killed process only: the window is part of the promise.
-            SyncPolicy::Within(_) => usize::MAX,
-        };
-        let there = found(&self.disk.after_power_cut(|_| kept));
+        let there = found(&match self.options.sync {
+            SyncPolicy::BeforeAnswer => self.disk.after_power_cut(|_| 0),
+            // The window is part of the promise: it is about the process only.
+            SyncPolicy::Within(_) => self.disk.after_kill(),
+        });
         for (seq, id) in &self.promised {
             let is = self.shipped.get(seq).or_else(|| there.get(seq));
             assert_eq!(is, Some(id), "wal_seq {seq}");
@@ -166,7 +167,8 @@ impl Run {
         });
         let after = found(&self.disk);
         before.retain(|seq, _| !after.contains_key(seq));
-        if let (Some((first, _)), Some((last, _))) = (before.first_key_value(), before.last_key_value())
+        if let (Some((first, _)), Some((last, _))) =
+            (before.first_key_value(), before.last_key_value())
         {
             // It costs a block: neighbours, and no more lines than one holds.
             assert_eq!(before.len() as i64, last - first + 1);
@@ -207,7 +209,7 @@ fn run(steps: Vec<Step>, options: SpoolOptions) {
             }
             Step::Repair => run.disk.repair(),
             Step::Kill => {
-                let after = run.disk.after_power_cut(|_| usize::MAX);
+                let after = run.disk.after_kill();
                 run.reopen(after);
             }
             Step::Cut(kept) => {

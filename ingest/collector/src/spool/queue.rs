@@ -100,10 +100,7 @@ impl Queue {
 
     /// Room for `bytes`, waited for.
     pub async fn reserve(&self, bytes: u32) -> Result<OwnedSemaphorePermit, AppendError> {
-        Arc::clone(&self.room)
-            .acquire_many_owned(bytes)
-            .await
-            .map_err(|_| AppendError::Closed)
+        Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_| AppendError::Closed)
     }
 
     /// Room for `bytes`, if there is any.
@@ -253,10 +250,6 @@ impl Queue {
         drop(waiting);
         self.room.close();
         self.filled.notify_one();
-    }
-
-    pub fn is_closed(&self) -> bool {
-        self.room.is_closed()
     }
 
     /// Events dropped so far.

@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::format::{
-    FrameError, FrameHeader, Piece, SEGMENT_HEADER_LEN, decode_frame, piece_at,
-};
+use super::format::{FrameError, FrameHeader, Piece, SEGMENT_HEADER_LEN, decode_frame, piece_at};
 use super::recover::segment_name;
 use super::{Shared, SpoolError, io_error};
 use crate::sink::SpoolRecord;

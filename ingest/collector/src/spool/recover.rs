@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::disk::Disk;
-use super::format::{Piece, SEGMENT_HEADER_LEN, SegmentHeader, decode_frame, next_wal_seq, piece_at};
+use super::format::{
+    Piece, SEGMENT_HEADER_LEN, SegmentHeader, decode_frame, next_wal_seq, piece_at,
+};
 use super::{SpoolError, io_error};
 use crate::sink::SpoolRecord;
 
@@ -236,8 +238,7 @@ pub(crate) fn sum_up(segments: &[FoundSegment], shipped: i64) -> Recovery {
                 continue;
             }
             let certain = gap.offset < segment.synced_len;
-            let missing =
-                if certain { &mut recovery.lost } else { &mut recovery.uncertain };
+            let missing = if certain { &mut recovery.lost } else { &mut recovery.uncertain };
             missing.push((first, last));
         }
         expected = expected.max(next.min(end));

@@ -1,7 +1,5 @@
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-
 use super::simulated::SimulatedDisk;
 use super::*;
 use crate::sink::RecordKind;
@@ -303,8 +301,7 @@ fn a_spool_of_the_first_version_is_read_and_goes_on_in_the_second() {
     }
     std::fs::remove_file(folder.path().join(CHECKPOINT_FILE)).expect("removes");
     let kinds = |contents: &SpoolContents| {
-        let count =
-            |kind| contents.records.iter().filter(|record| record.kind == kind).count();
+        let count = |kind| contents.records.iter().filter(|record| record.kind == kind).count();
         (count(RecordKind::Event), count(RecordKind::Reject), count(RecordKind::Heartbeat))
     };
     let contents = read_all(folder.path()).expect("reads");
@@ -337,7 +334,8 @@ fn a_spool_of_the_first_version_is_read_and_goes_on_in_the_second() {
 const WINDOW: SyncPolicy = SyncPolicy::Within(Duration::from_millis(20));
 
 #[tokio::test]
-async fn what_memory_mode_acknowledged_survives_the_process_at_once_and_a_power_cut_after_its_window() {
+async fn what_memory_mode_acknowledged_survives_the_process_at_once_and_a_power_cut_after_its_window()
+ {
     let disk = SimulatedDisk::default();
     let options = SpoolOptions { sync: SyncPolicy::Within(Duration::from_secs(3_600)), ..SMALL };
     let spool = open(&disk, options);
@@ -350,7 +348,7 @@ async fn what_memory_mode_acknowledged_survives_the_process_at_once_and_a_power_
         // And nothing ships what a power cut could still take back.
         assert!(spool.reader().next_frames().expect("reads").is_empty());
     }
-    spool.close();
+    drop(spool);
     assert_eq!(events(&disk.after_power_cut(|_| 0)).len(), 30);
 
     let spool = open(&disk, SpoolOptions { sync: WINDOW, ..SMALL });
@@ -444,7 +442,8 @@ async fn what_does_not_fit_into_memory_is_refused_or_dropped_as_told_and_counted
                 let requests =
                     chunks.iter().filter(|c| matches!(c, queue::Chunk::Request(_))).count();
                 assert_eq!(requests, 1);
-                assert_eq!(queue.dropped(), 1 + 2 * fits as u64);
+                // The small one made no room by itself: one more went.
+                assert_eq!(queue.dropped(), 1 + 2 * fits as u64 + 1);
             }
         }
     }
@@ -452,8 +451,8 @@ async fn what_does_not_fit_into_memory_is_refused_or_dropped_as_told_and_counted
 
 #[tokio::test]
 async fn a_disk_that_recovers_takes_events_again_without_a_restart() {
-    let disk = SimulatedDisk::default();
     for sync in [SyncPolicy::BeforeAnswer, WINDOW] {
+        let disk = SimulatedDisk::default();
         let spool = open(&disk, SpoolOptions { sync, ..SMALL });
         spool.append(vec![event("before")]).await.expect("appends");
         disk.fail_append_after(0);
@@ -463,6 +462,7 @@ async fn a_disk_that_recovers_takes_events_again_without_a_restart() {
             assert!(matches!(refused, Err(AppendError::Io(_))), "{refused:?}");
         }
         assert!(spool.status().write_error.is_some());
+        assert!(disk.segments().len() <= 2, "refused writes leave segments: {:?}", disk.segments());
         spool.track(b"{\"event_id\":\"t\"}", OverflowPolicy::Refuse).expect("takes");
         disk.repair();
         spool.append(vec![event("after")]).await.expect("appends");

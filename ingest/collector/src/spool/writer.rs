@@ -52,6 +52,11 @@ struct Unsynced {
     first_wal_seq: i64,
     /// When their sync is due.
     due: Option<Instant>,
+    /// How many of the bytes were acknowledged.
+    acknowledged: usize,
+    /// How many of those stand in a poisoned segment that was left behind: a
+    /// killed process leaves them there, if the sync never came about.
+    left_behind: usize,
 }
 
 impl Writer {
@@ -155,6 +160,7 @@ impl Writer {
         }
         self.shared.metrics.spool_records.add((next - first).unsigned_abs());
         self.next_wal_seq = next;
+        self.unsynced.acknowledged = self.unsynced.frames.len();
         let mut state = self.shared.state();
         state.next_wal_seq = next;
         state.write_error = None;
@@ -212,17 +218,28 @@ impl Writer {
         step(self).or_else(|error| {
             self.shared.metrics.spool_write_errors.inc();
             tracing::warn!(%error, "a write to the spool failed; trying a new segment");
-            self.let_go();
-            step(self).inspect_err(|_| {
-                self.shared.metrics.spool_write_errors.inc();
-                self.let_go();
-            })
+            step(self).inspect_err(|_| self.shared.metrics.spool_write_errors.inc())
         })
     }
 
-    fn let_go(&mut self) {
-        self.open = None;
+    /// Lets go of a segment that failed, of which `written` bytes of `unsynced`
+    /// went well. It is removed where it holds nothing that anybody was
+    /// promised: a disk that fails for hours would be filled with them.
+    fn poison(&mut self, segment: OpenSegment, written: usize) {
         self.unsynced.written = 0;
+        let promised = written.min(self.unsynced.acknowledged);
+        let synced = self.shared.synced_len(segment.ordinal);
+        if synced > SEGMENT_HEADER_LEN as u64 || promised > self.unsynced.left_behind {
+            self.unsynced.left_behind = self.unsynced.left_behind.max(promised);
+            return;
+        }
+        let ordinal = segment.ordinal;
+        let path = self.shared.dir.join(segment_name(ordinal));
+        drop(segment);
+        // Should it stay, the next segment's header ends it.
+        if self.shared.disk.remove(&path).is_ok() {
+            self.shared.remove_segment(ordinal);
+        }
     }
 
     /// Writes what of `unsynced` is not written yet. After an error no segment is open.
@@ -240,7 +257,11 @@ impl Writer {
             }
         };
         let unwritten = &self.unsynced.frames[self.unsynced.written..];
-        segment.file.append(unwritten)?;
+        if let Err(error) = segment.file.append(unwritten) {
+            let written = self.unsynced.written;
+            self.poison(segment, written);
+            return Err(error);
+        }
         failpoint::hit("spool.written");
         segment.len += unwritten.len() as u64;
         self.unsynced.written = self.unsynced.frames.len();
@@ -255,15 +276,19 @@ impl Writer {
         }
         let Some(mut segment) = self.open.take() else { return Ok(()) };
         let started = Instant::now();
-        segment.file.sync()?;
+        if let Err(error) = segment.file.sync() {
+            let written = self.unsynced.written;
+            self.poison(segment, written);
+            return Err(error);
+        }
         failpoint::hit("spool.synced");
         self.shared.metrics.spool_sync_seconds.observe(started.elapsed());
         self.shared.metrics.spool_bytes_written.add(self.unsynced.frames.len() as u64);
         self.shared.grow(segment.ordinal, segment.len);
         self.open = Some(segment);
-        self.unsynced.frames.clear();
-        self.unsynced.written = 0;
-        self.unsynced.due = None;
+        let mut frames = std::mem::take(&mut self.unsynced).frames;
+        frames.clear();
+        self.unsynced.frames = frames;
         Ok(())
     }
 
