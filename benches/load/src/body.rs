@@ -21,7 +21,8 @@ pub struct Body {
 
 impl Body {
     pub fn new(connection: usize) -> Self {
-        let mut text = format!("{{\"sentAt\":\"2026-11-23T10:00:00.500Z\",\"writeKey\":\"bench\",\"batch\":[");
+        let mut text =
+            format!("{{\"sentAt\":\"2026-11-23T10:00:00.500Z\",\"writeKey\":\"bench\",\"batch\":[");
         let mut ids = Vec::new();
         for event in 0..EVENTS as usize {
             if event > 0 {

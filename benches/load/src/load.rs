@@ -91,7 +91,9 @@ async fn one(
             _ => Instant::now(),
         };
         if started.elapsed() >= plan.time
-            || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_err()
+            || left
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                .is_err()
         {
             break;
         }
@@ -121,7 +123,9 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<
         let status = text.get(9..12).context("no status")?.parse()?;
         let length: usize = text
             .lines()
-            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:").map(|l| l.trim().parse()))
+            .find_map(|line| {
+                line.to_ascii_lowercase().strip_prefix("content-length:").map(|l| l.trim().parse())
+            })
             .context("an answer without Content-Length")??;
         let mut missing = (head + 4 + length).saturating_sub(buffer.len());
         while missing > 0 {
