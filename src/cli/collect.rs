@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use clickmill_collector::server::Server;
-use clickmill_collector::sink::{KinesisSink, Sink};
-use clickmill_collector::{BatchLimits, Collector};
+use clickmill_collector::sink::{FirehoseSink, KinesisSink, Sink};
+use clickmill_collector::{BatchLimits, Collector, CollectorConfig};
 use clickmill_delivery::LakeSink;
 use clickmill_lake::Lake;
 
@@ -24,8 +24,8 @@ const DEFAULT_SPOOL: &str = "./clickmill-spool";
 /// How long the spool is emptied at the end; what is left is shipped at the next start.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// A stream takes small batches at once; large ones would only wait.
-const KINESIS_BATCHES: BatchLimits = BatchLimits {
-    max_events: 2_000,
+const STREAM_BATCHES: BatchLimits = BatchLimits {
+    max_events: 10_000,
     max_bytes: 8 * 1024 * 1024,
     max_wait: Duration::from_millis(200),
 };
@@ -43,6 +43,7 @@ Examples:
   clickmill collect                                        any write key, this machine only
   clickmill collect --listen 0.0.0.0:8080 --write-key 9hbkJNpR
   clickmill collect --sink kinesis=clicks --write-key 9hbkJNpR --spool /var/lib/clickmill
+  clickmill collect --sink firehose=clicks-to-s3 --write-key 9hbkJNpR
   clickmill collect --listen 127.0.0.1:0                   a free port, printed at the start
 
 Try it:
@@ -59,7 +60,7 @@ pub struct Args {
     #[arg(long = "write-key", value_name = "KEY")]
     write_keys: Vec<String>,
 
-    /// Where events go: lake (the raw zone of --lake) or kinesis=STREAM [default: lake]
+    /// Where events go: lake (the raw zone of --lake), kinesis=STREAM or firehose=STREAM [default: lake]
     #[arg(long, value_name = "SINK")]
     sink: Option<SinkChoice>,
 
@@ -75,6 +76,8 @@ pub enum SinkChoice {
     Lake,
     /// A Kinesis stream, by name.
     Kinesis(String),
+    /// A Firehose delivery stream, by name.
+    Firehose(String),
 }
 
 impl FromStr for SinkChoice {
@@ -84,14 +87,21 @@ impl FromStr for SinkChoice {
         match text.split_once('=') {
             None if text == "lake" => Ok(Self::Lake),
             Some(("kinesis", stream)) if !stream.is_empty() => Ok(Self::Kinesis(stream.to_owned())),
-            _ => Err(format!("`{text}` is no sink; give lake or kinesis=STREAM")),
+            Some(("firehose", stream)) if !stream.is_empty() => {
+                Ok(Self::Firehose(stream.to_owned()))
+            }
+            _ => Err(format!("`{text}` is no sink; give lake, kinesis=STREAM or firehose=STREAM")),
         }
     }
 }
 
 impl SinkChoice {
     /// Constructs it, with the batches that suit it.
-    pub async fn open(&self, lake: &str) -> anyhow::Result<(Arc<dyn Sink>, BatchLimits)> {
+    pub async fn open(
+        &self,
+        lake: &str,
+        config: &CollectorConfig,
+    ) -> anyhow::Result<(Arc<dyn Sink>, BatchLimits)> {
         match self {
             Self::Lake => {
                 let lake = Lake::open(lake)
@@ -100,9 +110,15 @@ impl SinkChoice {
                 Ok((Arc::new(LakeSink::new(lake)), BatchLimits::default()))
             }
             Self::Kinesis(stream) => {
-                let config = clickmill_lake::aws::sdk_config().await;
-                let client = aws_sdk_kinesis::Client::new(&config);
-                Ok((Arc::new(KinesisSink::new(&client, stream)), KINESIS_BATCHES))
+                let client = aws_sdk_kinesis::Client::new(&clickmill_lake::aws::sdk_config().await);
+                let sink = KinesisSink::new(&client, stream, config.kinesis.limits());
+                Ok((Arc::new(sink), STREAM_BATCHES))
+            }
+            Self::Firehose(stream) => {
+                let client =
+                    aws_sdk_firehose::Client::new(&clickmill_lake::aws::sdk_config().await);
+                let sink = FirehoseSink::new(&client, stream, config.firehose.limits());
+                Ok((Arc::new(sink), STREAM_BATCHES))
             }
         }
     }
@@ -111,6 +127,7 @@ impl SinkChoice {
         match self {
             Self::Lake => format!("lake {lake}"),
             Self::Kinesis(stream) => format!("kinesis stream {stream}"),
+            Self::Firehose(stream) => format!("firehose stream {stream}"),
         }
     }
 }
@@ -168,7 +185,7 @@ impl Opened {
         }
         let spool = args.spool.clone().or_else(|| config.spool.clone());
         let spool = spool.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
-        let (opened, limits) = sink.open(&context.lake).await?;
+        let (opened, limits) = sink.open(&context.lake, config).await?;
         let collector = Collector::builder(&spool)
             .sink(opened)
             .batches(config.batch_limits(limits))
@@ -224,7 +241,9 @@ mod tests {
     fn sinks_are_read_as_documented() {
         assert_eq!("lake".parse(), Ok(SinkChoice::Lake));
         assert_eq!("kinesis=clicks".parse(), Ok(SinkChoice::Kinesis("clicks".to_owned())));
-        for wrong in ["", "kinesis", "kinesis=", "s3", "lake=x"] {
+        let firehose = Ok(SinkChoice::Firehose("clicks=s3".to_owned()));
+        assert_eq!("firehose=clicks=s3".parse(), firehose);
+        for wrong in ["", "firehose", "firehose=", "kinesis", "kinesis=", "s3", "lake=x"] {
             assert!(wrong.parse::<SinkChoice>().is_err(), "{wrong}");
         }
     }

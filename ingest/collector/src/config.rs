@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::BatchLimits;
 use crate::server::WriteKeys;
+use crate::sink::{FirehoseLimits, KinesisLimits};
 use crate::spool::SpoolOptions;
 
 /// Every key is optional; flags win over them.
@@ -17,7 +18,7 @@ use crate::spool::SpoolOptions;
 /// [collector]
 /// listen = "127.0.0.1:8080"
 /// spool = "./clickmill-spool"
-/// sink = "lake"                    # or "kinesis=STREAM"
+/// sink = "lake"                    # or "kinesis=STREAM", "firehose=STREAM"
 /// spool_max_bytes = 4294967296
 /// batch_max_events = 20000
 /// batch_max_bytes = 16777216
@@ -25,6 +26,17 @@ use crate::spool::SpoolOptions;
 ///
 /// [collector.write_keys]           # write key = app_id
 /// "9hbkJNpR" = "shop-de"
+///
+/// [collector.kinesis]              # for the sink kinesis=STREAM
+/// aggregate_bytes = 51200          # 0: every event is a record of its own
+/// max_record_bytes = 1048576       # up to 10485760 where the stream allows it
+/// max_call_records = 500
+/// max_call_bytes = 10485760
+/// call_timeout_ms = 30000
+///
+/// [collector.firehose]             # for the sink firehose=STREAM
+/// record_bytes = 256000            # events share a record up to this; 0: one each
+/// call_timeout_ms = 30000
 /// ```
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +58,77 @@ pub struct CollectorConfig {
     /// Write keys that are taken, each with the `app_id` of its events.
     #[serde(default)]
     pub write_keys: BTreeMap<String, String>,
+    /// Caps of the Kinesis sink.
+    #[serde(default)]
+    pub kinesis: KinesisSettings,
+    /// Caps of the Firehose sink.
+    #[serde(default)]
+    pub firehose: FirehoseSettings,
+}
+
+/// The section `[collector.kinesis]`. What is not given is
+/// [`KinesisLimits::default`]'s.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KinesisSettings {
+    /// Bytes up to which events share a record; 0: every event is a record of its own.
+    pub aggregate_bytes: Option<usize>,
+    /// Bytes of a record with its partition key.
+    pub max_record_bytes: Option<usize>,
+    /// Records in a call.
+    pub max_call_records: Option<usize>,
+    /// Bytes in a call, partition keys included.
+    pub max_call_bytes: Option<usize>,
+    /// Milliseconds after which a call without an answer is made again.
+    pub call_timeout_ms: Option<u64>,
+}
+
+/// The section `[collector.firehose]`. What is not given is
+/// [`FirehoseLimits::default`]'s.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FirehoseSettings {
+    /// Bytes up to which events share a record; 0: every event is a record of its own.
+    pub record_bytes: Option<usize>,
+    /// Milliseconds after which a call without an answer is made again.
+    pub call_timeout_ms: Option<u64>,
+}
+
+/// The least room for a record that a cap may leave: a reject with a few of its bytes.
+const LEAST_RECORD_BYTES: usize = 4 * 1024;
+
+impl KinesisSettings {
+    /// The limits with these laid over the defaults.
+    #[must_use]
+    pub fn limits(&self) -> KinesisLimits {
+        let defaults = KinesisLimits::default();
+        let record_bytes = self.max_record_bytes.unwrap_or(defaults.record_bytes);
+        let bytes_a_call = self.max_call_bytes.unwrap_or(defaults.bytes_a_call);
+        KinesisLimits {
+            records_a_call: self.max_call_records.unwrap_or(defaults.records_a_call).max(1),
+            bytes_a_call: bytes_a_call.max(LEAST_RECORD_BYTES),
+            record_bytes: record_bytes.max(LEAST_RECORD_BYTES),
+            aggregate_bytes: self.aggregate_bytes.unwrap_or(defaults.aggregate_bytes),
+            call_timeout: timeout(self.call_timeout_ms, defaults.call_timeout),
+        }
+    }
+}
+
+impl FirehoseSettings {
+    /// The limits with these laid over the defaults.
+    #[must_use]
+    pub fn limits(&self) -> FirehoseLimits {
+        let defaults = FirehoseLimits::default();
+        FirehoseLimits {
+            record_target_bytes: self.record_bytes.unwrap_or(defaults.record_target_bytes),
+            call_timeout: timeout(self.call_timeout_ms, defaults.call_timeout),
+            ..defaults
+        }
+    }
+}
+
+fn timeout(milliseconds: Option<u64>, default: Duration) -> Duration {
+    milliseconds.map_or(default, |given| Duration::from_millis(given.max(1)))
 }
 
 impl CollectorConfig {

@@ -30,6 +30,6 @@ pub use collector::{
     Collector, CollectorBuilder, CollectorError, CollectorStatus, Drained, HEARTBEAT_EVERY,
     MAX_LINE_BYTES, TrackError,
 };
-pub use config::CollectorConfig;
+pub use config::{CollectorConfig, FirehoseSettings, KinesisSettings};
 pub use metrics::Metrics;
 pub use shipper::BatchLimits;

@@ -7,12 +7,17 @@
 //! already holds ([`Sink::resume_after`]) therefore gets each record exactly
 //! once; any other gets it at least once.
 
+pub mod firehose;
 pub mod kinesis;
+pub mod kpl;
+mod line;
+mod progress;
 
 use std::error::Error;
 
 use async_trait::async_trait;
 
+pub use firehose::{FirehoseLimits, FirehoseSink};
 pub use kinesis::{KinesisLimits, KinesisSink};
 
 /// What a line of the spool is.
