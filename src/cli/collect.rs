@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use clickmill_collector::server::Server;
 use clickmill_collector::sink::{FirehoseSink, KinesisSink, Sink};
-use clickmill_collector::{BatchLimits, Collector, CollectorConfig};
+use clickmill_collector::{BatchLimits, Collector, CollectorConfig, Metrics};
 use clickmill_delivery::LakeSink;
 use clickmill_lake::Lake;
 
@@ -101,6 +101,7 @@ impl SinkChoice {
         &self,
         lake: &str,
         config: &CollectorConfig,
+        metrics: &Arc<Metrics>,
     ) -> anyhow::Result<(Arc<dyn Sink>, BatchLimits)> {
         match self {
             Self::Lake => {
@@ -112,13 +113,13 @@ impl SinkChoice {
             Self::Kinesis(stream) => {
                 let client = aws_sdk_kinesis::Client::new(&clickmill_lake::aws::sdk_config().await);
                 let sink = KinesisSink::new(&client, stream, config.kinesis.limits());
-                Ok((Arc::new(sink), STREAM_BATCHES))
+                Ok((Arc::new(sink.counting(Arc::clone(metrics))), STREAM_BATCHES))
             }
             Self::Firehose(stream) => {
                 let client =
                     aws_sdk_firehose::Client::new(&clickmill_lake::aws::sdk_config().await);
                 let sink = FirehoseSink::new(&client, stream, config.firehose.limits());
-                Ok((Arc::new(sink), STREAM_BATCHES))
+                Ok((Arc::new(sink.counting(Arc::clone(metrics))), STREAM_BATCHES))
             }
         }
     }
@@ -185,9 +186,11 @@ impl Opened {
         }
         let spool = args.spool.clone().or_else(|| config.spool.clone());
         let spool = spool.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
-        let (opened, limits) = sink.open(&context.lake, config).await?;
+        let metrics = Arc::new(Metrics::default());
+        let (opened, limits) = sink.open(&context.lake, config, &metrics).await?;
         let collector = Collector::builder(&spool)
             .sink(opened)
+            .metrics(metrics)
             .batches(config.batch_limits(limits))
             .spool(config.spool_options())
             .start()

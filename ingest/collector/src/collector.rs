@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::shipper::{BatchLimits, Shipper, SinkHealth};
-use crate::sink::Sink;
+use crate::sink::{Counted, Sink};
 use crate::spool::{
     AppendError, Appended, Entry, Recovery, Spool, SpoolError, SpoolOptions, SpoolStatus,
 };
@@ -252,6 +252,7 @@ impl CollectorBuilder {
         let (health, closing, drain) =
             (SinkHealth::default(), CancellationToken::new(), CancellationToken::new());
         let shipper = self.sink.map(|sink| {
+            let sink = Arc::new(Counted::new(sink, Arc::clone(&self.metrics)));
             let shipper =
                 Shipper::new(Arc::clone(&spool), sink, self.limits, health.clone(), drain.clone());
             tokio::spawn(shipper.run())

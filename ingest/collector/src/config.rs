@@ -94,6 +94,8 @@ pub struct FirehoseSettings {
     pub call_timeout_ms: Option<u64>,
 }
 
+/// Segments that a full spool has at least.
+const LEAST_SEGMENTS: u64 = 8;
 /// The least room for a record that a cap may leave: a reject with a few of its bytes.
 const LEAST_RECORD_BYTES: usize = 4 * 1024;
 
@@ -136,7 +138,11 @@ impl CollectorConfig {
     #[must_use]
     pub fn spool_options(&self) -> SpoolOptions {
         let defaults = SpoolOptions::default();
-        SpoolOptions { max_bytes: self.spool_max_bytes.unwrap_or(defaults.max_bytes), ..defaults }
+        let max_bytes = self.spool_max_bytes.unwrap_or(defaults.max_bytes);
+        // A segment makes room only once it is closed: a spool that is full
+        // within its first one would stay full for good.
+        let segment_bytes = defaults.segment_bytes.min(max_bytes / LEAST_SEGMENTS);
+        SpoolOptions { max_bytes, segment_bytes, ..defaults }
     }
 
     /// When a batch is sent, with `defaults` for the sink in use.
@@ -157,5 +163,38 @@ impl CollectorConfig {
             .into_iter()
             .fold(WriteKeys::any(), |keys, key| keys.with(key, crate::server::DEFAULT_APP_ID));
         self.write_keys.iter().fold(keys, |keys, (key, app_id)| keys.with(key, app_id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_spool_has_several_segments_all_the_same() {
+        let options = |spool_max_bytes| {
+            CollectorConfig { spool_max_bytes, ..CollectorConfig::default() }.spool_options()
+        };
+        let defaults = SpoolOptions::default();
+        assert_eq!(options(None), defaults);
+        assert_eq!(options(Some(1 << 20)).segment_bytes, 1 << 17);
+        assert_eq!(options(Some(defaults.max_bytes)).segment_bytes, defaults.segment_bytes);
+    }
+
+    #[test]
+    fn caps_are_laid_over_the_defaults_and_leave_room_for_a_reject() {
+        let settings = KinesisSettings {
+            aggregate_bytes: Some(0),
+            max_record_bytes: Some(1),
+            max_call_records: Some(0),
+            call_timeout_ms: Some(0),
+            ..KinesisSettings::default()
+        };
+        let limits = settings.limits();
+        assert_eq!(limits.aggregate_bytes, 0);
+        assert_eq!(limits.record_bytes, LEAST_RECORD_BYTES);
+        assert_eq!((limits.records_a_call, limits.call_timeout.as_millis()), (1, 1));
+        assert_eq!(limits.bytes_a_call, KinesisLimits::default().bytes_a_call);
+        assert_eq!(FirehoseSettings::default().limits(), FirehoseLimits::default());
     }
 }

@@ -26,6 +26,7 @@
 //! [`FirehoseLimits`]. A line too large for a record becomes a reject
 //! (`too_large`) with its lineage and as many of its bytes as fit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,6 +44,7 @@ use super::line::{Line, RecordCap};
 use super::progress::{CallCaps, Progress, cut};
 use super::{Sink, SinkBatch, SinkError, SpoolRecord};
 use crate::backoff::Backoff;
+use crate::metrics::Metrics;
 
 /// Records in a PutRecordBatch call (Firehose API Reference).
 pub const MAX_RECORDS_A_CALL: usize = 500;
@@ -62,6 +64,9 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
 /// Rounds in a row in which nothing gets through, before the shipper is told.
 const ATTEMPTS: usize = 8;
+/// What a record's error code says of a stream that is sent too much (API
+/// Reference, PutRecordBatch: "Slow down").
+const THROTTLED: &str = "ServiceUnavailableException";
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 
@@ -98,6 +103,7 @@ pub struct FirehoseSink {
     client: Client,
     stream: String,
     limits: FirehoseLimits,
+    metrics: Arc<Metrics>,
     progress: Mutex<Option<Progress<Bytes>>>,
 }
 
@@ -116,8 +122,16 @@ impl FirehoseSink {
             client: Client::from_conf(config),
             stream: stream.into(),
             limits,
+            metrics: Arc::default(),
             progress: Mutex::default(),
         }
+    }
+
+    /// Counts there: throttles and retries of records.
+    #[must_use]
+    pub fn counting(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Sends what is pending, in rounds, until nothing is.
@@ -130,9 +144,15 @@ impl FirehoseSink {
             let before = progress.pending.len();
             let mut why = None;
             for call in cut(&progress.pending, caps, |n| progress.records[n].len()) {
-                let (taken, refused) = self.put(&progress.records, &call).await?;
-                progress.settle(&taken);
-                why = refused.or(why);
+                let settled = self.put(&progress.records, &call).await?;
+                for code in &settled.refused {
+                    self.metrics.sink_retries.with([code]).inc();
+                    if code == THROTTLED {
+                        self.metrics.sink_throttles.inc();
+                    }
+                }
+                progress.settle(&settled.taken);
+                why = settled.refused.into_iter().next().or(why);
             }
             let Some(why) = why else { continue };
             if progress.pending.len() < before {
@@ -155,12 +175,8 @@ impl FirehoseSink {
         Ok(())
     }
 
-    /// One call: what Firehose took, ascending, and why it did not take the rest.
-    async fn put(
-        &self,
-        records: &[Bytes],
-        indexes: &[usize],
-    ) -> Result<(Vec<usize>, Option<String>), SinkError> {
+    /// One call.
+    async fn put(&self, records: &[Bytes], indexes: &[usize]) -> Result<Settled, SinkError> {
         let mut call = self.client.put_record_batch().delivery_stream_name(&self.stream);
         for &index in indexes {
             let record = Record::builder()
@@ -216,18 +232,29 @@ fn pack(records: &[SpoolRecord], limits: &FirehoseLimits) -> Vec<Bytes> {
     out.into_iter().map(Bytes::from).collect()
 }
 
-/// Those of `indexes` that the answer takes, and the first code of the others.
-fn settled(output: &PutRecordBatchOutput, indexes: &[usize]) -> (Vec<usize>, Option<String>) {
-    let (mut taken, mut why) = (Vec::with_capacity(indexes.len()), None);
+/// What became of a call's records.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Settled {
+    /// Firehose has these, ascending.
+    taken: Vec<usize>,
+    /// The codes of the others.
+    refused: Vec<String>,
+}
+
+/// Which of `indexes` the answer takes, and why not the others.
+fn settled(output: &PutRecordBatchOutput, indexes: &[usize]) -> Settled {
+    let mut settled = Settled::default();
     for (at, &index) in indexes.iter().enumerate() {
         match output.request_responses().get(at) {
-            Some(result) if result.error_code().is_none() => taken.push(index),
-            Some(result) => why = why.or_else(|| result.error_code().map(str::to_owned)),
+            Some(result) => match result.error_code() {
+                None => settled.taken.push(index),
+                Some(code) => settled.refused.push(code.to_owned()),
+            },
             // An answer that is too short says nothing about the rest.
-            None => why = why.or_else(|| Some("no result".to_owned())),
+            None => settled.refused.push("no result".to_owned()),
         }
     }
-    (taken, why)
+    settled
 }
 
 fn call_failed(stream: &str, error: SdkError<PutRecordBatchError>) -> SinkError {
@@ -309,8 +336,7 @@ mod tests {
     #[test]
     fn a_records_result_settles_it_and_a_missing_one_does_not() {
         let taken = PutRecordBatchResponseEntry::builder().record_id("r").build();
-        let refused =
-            PutRecordBatchResponseEntry::builder().error_code("ServiceUnavailableException");
+        let refused = PutRecordBatchResponseEntry::builder().error_code(THROTTLED);
         let output = PutRecordBatchOutput::builder()
             .failed_put_count(1)
             .request_responses(taken.clone())
@@ -318,9 +344,9 @@ mod tests {
             .request_responses(taken)
             .build()
             .expect("an answer");
-        let (taken, why) = settled(&output, &[3, 5, 8, 9]);
-        assert_eq!(taken, [3, 8]);
-        assert_eq!(why.as_deref(), Some("ServiceUnavailableException"));
+        let settled = settled(&output, &[3, 5, 8, 9]);
+        assert_eq!(settled.taken, [3, 8]);
+        assert_eq!(settled.refused, [THROTTLED, "no result"]);
     }
 
     proptest! {

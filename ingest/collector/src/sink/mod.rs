@@ -7,6 +7,7 @@
 //! already holds ([`Sink::resume_after`]) therefore gets each record exactly
 //! once; any other gets it at least once.
 
+mod counted;
 pub mod firehose;
 pub mod kinesis;
 pub mod kpl;
@@ -17,6 +18,7 @@ use std::error::Error;
 
 use async_trait::async_trait;
 
+pub(crate) use counted::Counted;
 pub use firehose::{FirehoseLimits, FirehoseSink};
 pub use kinesis::{KinesisLimits, KinesisSink};
 

@@ -27,9 +27,9 @@
 mod pace;
 mod pack;
 mod shards;
-mod stats;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -46,14 +46,13 @@ use tokio::time::Instant;
 use self::pace::{Pacer, Ready};
 use self::pack::Outgoing;
 use self::shards::{Mapping, Refreshed, ShardMap};
-use self::stats::Counters;
 use super::progress::{CallCaps, Progress, cut};
 use super::{Sink, SinkBatch, SinkError};
 use crate::backoff::Backoff;
+use crate::metrics::Metrics;
 
 pub use super::line::MAX_PARTITION_KEY_CHARS;
 pub use pack::Packing;
-pub use stats::{KinesisStats, ShardStats};
 
 /// Records in a PutRecords call (service model of 2024, `PutRecordsRequestEntryList`).
 pub const MAX_RECORDS_A_CALL: usize = 500;
@@ -78,6 +77,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Pages of ListShards: 1,000 shards each, more than any stream has.
 const MAX_LIST_PAGES: usize = 100;
+/// What counts for a shard whose name is not known.
+const UNKNOWN_SHARD: &str = "unknown";
 /// What a record's error code says of a shard that is sent too much.
 const THROTTLED: &str = "ProvisionedThroughputExceededException";
 
@@ -126,7 +127,7 @@ pub struct KinesisSink {
     client: Client,
     stream: String,
     limits: KinesisLimits,
-    counters: Counters,
+    metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
 
@@ -162,15 +163,17 @@ impl KinesisSink {
             client: Client::from_conf(config),
             stream: stream.into(),
             limits,
-            counters: Counters::default(),
+            metrics: Arc::default(),
             state: Mutex::default(),
         }
     }
 
-    /// What it has done so far.
+    /// Counts there: throttles and retries of records, and by shard what it
+    /// took and what it throttled, so that a hot one shows.
     #[must_use]
-    pub fn stats(&self) -> KinesisStats {
-        self.counters.get()
+    pub fn counting(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Sends what is pending, in rounds, until nothing is.
@@ -199,7 +202,12 @@ impl KinesisSink {
                 backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
                 continue;
             };
-            in_vain = if progress.pending.len() < before { 0 } else { in_vain + 1 };
+            if progress.pending.len() < before {
+                in_vain = 0;
+                backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+            } else {
+                in_vain += 1;
+            }
             if in_vain == ATTEMPTS {
                 return Err(SinkError::retryable(format!(
                     "the stream {} refused {} of {} records in {ATTEMPTS} attempts ({why}); it may \
@@ -229,10 +237,7 @@ impl KinesisSink {
         }
         match call.send().await {
             Ok(output) => Ok(settled(&output, indexes)),
-            Err(error) => {
-                self.counters.change(|stats| stats.failed_calls += 1);
-                Err(call_failed(&self.stream, error))
-            }
+            Err(error) => Err(call_failed(&self.stream, error)),
         }
     }
 
@@ -264,29 +269,20 @@ impl KinesisSink {
                 mapping.landed(records[*index].place, shard);
             }
         }
-        let map = &mapping.map;
-        self.counters.change(|stats| {
-            stats.calls += 1;
-            stats.held_back = pacer.held_back();
-            for (index, shard) in &settled.taken {
-                let (lines, bytes) = (records[*index].lines as u64, records[*index].size() as u64);
-                stats.lines += lines;
-                stats.records += 1;
-                stats.bytes += bytes;
-                let shard = stats.shard(shard.as_deref());
-                shard.records += 1;
-                shard.bytes += bytes;
+        for (index, shard) in &settled.taken {
+            let shard = [shard.as_deref().unwrap_or(UNKNOWN_SHARD)];
+            self.metrics.shard_records.with(shard).inc();
+            self.metrics.shard_bytes.with(shard).add(records[*index].size() as u64);
+        }
+        for (index, code) in &settled.refused {
+            self.metrics.sink_retries.with([code]).inc();
+            if code == THROTTLED {
+                let shard = mapping.map.id(records[*index].place);
+                let shard = [shard.map_or(UNKNOWN_SHARD, AsRef::as_ref)];
+                self.metrics.sink_throttles.inc();
+                self.metrics.shard_throttles.with(shard).inc();
             }
-            for (index, code) in &settled.refused {
-                stats.refused += 1;
-                let shard = stats.shard(map.id(records[*index].place).map(AsRef::as_ref));
-                if code == THROTTLED {
-                    shard.throttled += 1;
-                } else {
-                    shard.failed += 1;
-                }
-            }
-        });
+        }
     }
 
     /// Asks for the shards where that is due. Only between two batches: the
@@ -316,13 +312,6 @@ impl KinesisSink {
                     "the stream's shards"
                 );
                 state.pacer.clear();
-                let map = &state.mapping.map;
-                self.counters.change(|stats| {
-                    stats.held_back = 0;
-                    stats.shards.retain(|id, _| {
-                        (0..map.len()).any(|at| map.id(at).is_some_and(|known| **known == **id))
-                    });
-                });
             }
             Refreshed::SelfDistributing => tracing::warn!(
                 stream = self.stream,

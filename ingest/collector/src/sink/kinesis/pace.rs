@@ -117,11 +117,6 @@ impl Pacer {
     pub fn clear(&mut self) {
         self.0.clear();
     }
-
-    /// Shards that are held back.
-    pub fn held_back(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl Bucket {
@@ -153,8 +148,8 @@ mod tests {
         places.iter().map(record).collect()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn only_the_shard_that_throttles_is_held_back() {
+    #[test]
+    fn only_the_shard_that_throttles_is_held_back() {
         let records = records(&[0, 1, 0, 1]);
         let all = [0, 1, 2, 3];
         let (mut pacer, start) = (Pacer::default(), Instant::now());
@@ -169,8 +164,8 @@ mod tests {
         assert_eq!(pacer.ready(&[2], &records, later + wait), Ready::Now(vec![2]));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_rate_halves_to_a_floor_and_grows_until_the_shard_is_free() {
+    #[test]
+    fn the_rate_halves_to_a_floor_and_grows_until_the_shard_is_free() {
         let (mut pacer, start) = (Pacer::default(), Instant::now());
         let rate = |pacer: &Pacer| pacer.0.get(&0).map(|bucket| bucket.rate);
         pacer.throttled(0, start);
@@ -183,7 +178,7 @@ mod tests {
         assert_eq!(rate(&pacer), Some(LOWEST_RATE));
         let mut now = start;
         let mut seconds = 0;
-        while pacer.held_back() == 1 {
+        while rate(&pacer).is_some() {
             now += Duration::from_secs(1);
             seconds += 1;
             pacer.took(0, now);

@@ -208,8 +208,8 @@ pub(super) mod tests {
         assert_eq!((map.len(), map.id(3)), (16, None));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_map_is_asked_for_when_contradicted_but_ever_less_often_in_vain() {
+    #[test]
+    fn the_map_is_asked_for_when_contradicted_but_ever_less_often_in_vain() {
         let mut mapping = Mapping::default();
         let start = Instant::now();
         assert!(mapping.is_due(start));
