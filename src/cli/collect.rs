@@ -11,9 +11,11 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use clickmill_collector::server::{Edge, GeoIp, KeepNetwork, Server, Tls};
-use clickmill_collector::sink::{KinesisSink, Sink};
+use clickmill_collector::sink::{FirehoseSink, KinesisSink, Sink};
 use clickmill_collector::spool::volatile_file_system;
-use clickmill_collector::{BatchLimits, Collector, CollectorConfig, Durability, SettingError};
+use clickmill_collector::{
+    BatchLimits, Collector, CollectorConfig, Durability, Metrics, SettingError,
+};
 use clickmill_delivery::LakeSink;
 use clickmill_lake::Lake;
 
@@ -25,8 +27,8 @@ pub const DEFAULT_SPOOL: &str = "./clickmill-spool";
 /// How long the spool is emptied at the end; what is left is shipped at the next start.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// A stream takes small batches at once; large ones would only wait.
-const KINESIS_BATCHES: BatchLimits = BatchLimits {
-    max_events: 2_000,
+const STREAM_BATCHES: BatchLimits = BatchLimits {
+    max_events: 10_000,
     max_bytes: 8 * 1024 * 1024,
     max_wait: Duration::from_millis(200),
 };
@@ -46,6 +48,7 @@ Examples:
   clickmill collect --listen 0.0.0.0:8080 --write-key 9hbkJNpR
   clickmill collect --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key privkey.pem --write-key 9hbkJNpR
   clickmill collect --sink kinesis=clicks --write-key 9hbkJNpR --spool /var/lib/clickmill
+  clickmill collect --sink firehose=clicks-to-s3 --write-key 9hbkJNpR
   clickmill collect --listen 127.0.0.1:0                   a free port, printed at the start
 
 Try it:
@@ -62,7 +65,7 @@ pub struct Args {
     #[arg(long = "write-key", value_name = "KEY")]
     write_keys: Vec<String>,
 
-    /// Where events go: lake (the raw zone of --lake) or kinesis=STREAM [default: lake]
+    /// Where events go: lake (the raw zone of --lake), kinesis=STREAM or firehose=STREAM [default: lake]
     #[arg(long, value_name = "SINK")]
     sink: Option<SinkChoice>,
 
@@ -103,6 +106,8 @@ pub enum SinkChoice {
     Lake,
     /// A Kinesis stream, by name.
     Kinesis(String),
+    /// A Firehose delivery stream, by name.
+    Firehose(String),
 }
 
 impl FromStr for SinkChoice {
@@ -112,14 +117,22 @@ impl FromStr for SinkChoice {
         match text.split_once('=') {
             None if text == "lake" => Ok(Self::Lake),
             Some(("kinesis", stream)) if !stream.is_empty() => Ok(Self::Kinesis(stream.to_owned())),
-            _ => Err(format!("`{text}` is no sink; give lake or kinesis=STREAM")),
+            Some(("firehose", stream)) if !stream.is_empty() => {
+                Ok(Self::Firehose(stream.to_owned()))
+            }
+            _ => Err(format!("`{text}` is no sink; give lake, kinesis=STREAM or firehose=STREAM")),
         }
     }
 }
 
 impl SinkChoice {
     /// Constructs it, with the batches that suit it.
-    pub async fn open(&self, lake: &str) -> anyhow::Result<(Arc<dyn Sink>, BatchLimits)> {
+    pub async fn open(
+        &self,
+        lake: &str,
+        config: &CollectorConfig,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<(Arc<dyn Sink>, BatchLimits)> {
         match self {
             Self::Lake => {
                 let lake = Lake::open(lake)
@@ -128,9 +141,15 @@ impl SinkChoice {
                 Ok((Arc::new(LakeSink::new(lake)), BatchLimits::default()))
             }
             Self::Kinesis(stream) => {
-                let config = clickmill_lake::aws::sdk_config().await;
-                let client = aws_sdk_kinesis::Client::new(&config);
-                Ok((Arc::new(KinesisSink::new(&client, stream)), KINESIS_BATCHES))
+                let client = aws_sdk_kinesis::Client::new(&clickmill_lake::aws::sdk_config().await);
+                let sink = KinesisSink::new(&client, stream, config.kinesis.limits());
+                Ok((Arc::new(sink.counting(Arc::clone(metrics))), STREAM_BATCHES))
+            }
+            Self::Firehose(stream) => {
+                let client =
+                    aws_sdk_firehose::Client::new(&clickmill_lake::aws::sdk_config().await);
+                let sink = FirehoseSink::new(&client, stream, config.firehose.limits());
+                Ok((Arc::new(sink.counting(Arc::clone(metrics))), STREAM_BATCHES))
             }
         }
     }
@@ -139,6 +158,7 @@ impl SinkChoice {
         match self {
             Self::Lake => format!("lake {lake}"),
             Self::Kinesis(stream) => format!("kinesis stream {stream}"),
+            Self::Firehose(stream) => format!("firehose stream {stream}"),
         }
     }
 }
@@ -208,9 +228,11 @@ impl Opened {
         {
             eprintln!("warning: {advice}");
         }
-        let (opened, limits) = sink.open(&context.lake).await?;
+        let metrics = Arc::new(Metrics::default());
+        let (opened, limits) = sink.open(&context.lake, config, &metrics).await?;
         let collector = Collector::builder(&spool)
             .sink(opened)
+            .metrics(metrics)
             .batches(config.batch_limits(limits))
             .spool(config.spool_options())
             .durability(durability)
@@ -332,7 +354,9 @@ mod tests {
     fn sinks_are_read_as_documented() {
         assert_eq!("lake".parse(), Ok(SinkChoice::Lake));
         assert_eq!("kinesis=clicks".parse(), Ok(SinkChoice::Kinesis("clicks".to_owned())));
-        for wrong in ["", "kinesis", "kinesis=", "s3", "lake=x"] {
+        let firehose = Ok(SinkChoice::Firehose("clicks=s3".to_owned()));
+        assert_eq!("firehose=clicks=s3".parse(), firehose);
+        for wrong in ["", "firehose", "firehose=", "kinesis", "kinesis=", "s3", "lake=x"] {
             assert!(wrong.parse::<SinkChoice>().is_err(), "{wrong}");
         }
     }

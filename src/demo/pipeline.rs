@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use aws_sdk_kinesis::types::StreamStatus;
 use clap::ValueEnum;
 use clickmill_collector::server::{Server, WriteKeys};
-use clickmill_collector::sink::{KinesisSink, Sink};
+use clickmill_collector::sink::{KinesisLimits, KinesisSink, Sink};
 use clickmill_collector::{BatchLimits, Collector};
 use clickmill_delivery::LakeSink;
 use clickmill_delivery::kinesis::{self, DeliverConfig, DeliverError, DeliverReport, Until};
@@ -75,7 +75,8 @@ impl Pipeline {
             Stream::None => (Arc::new(LakeSink::new(lake.clone())), BatchLimits::default(), None),
             Stream::Kinesis => {
                 let delivery = Delivery::open(lake).await?;
-                let sink = KinesisSink::new(&delivery.client, &delivery.stream);
+                let sink =
+                    KinesisSink::new(&delivery.client, &delivery.stream, KinesisLimits::default());
                 (Arc::new(sink), STREAM_BATCHES, Some(delivery))
             }
         };

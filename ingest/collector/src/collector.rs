@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::shipper::{BatchLimits, Shipper, SinkHealth};
-use crate::sink::Sink;
+use crate::sink::{Counted, Sink};
 use crate::spool::disk::OsDisk;
 use crate::spool::{
     AppendError, Appended, Entry, OverflowPolicy, Recovery, Spool, SpoolError, SpoolOptions,
@@ -348,6 +348,7 @@ impl CollectorBuilder {
         let (health, closing, drain) =
             (SinkHealth::default(), CancellationToken::new(), CancellationToken::new());
         let shipper = sink.map(|sink| {
+            let sink = Arc::new(Counted::new(sink, Arc::clone(&metrics)));
             let shipper =
                 Shipper::new(Arc::clone(&spool), sink, limits, health.clone(), drain.clone())
                     .counting(Arc::clone(&metrics));

@@ -10,8 +10,12 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use crate::server::{ConnectionLimits, KeySettings, RateLimit, TrustedProxies, WriteKeys};
+use crate::sink::{FirehoseSettings, KinesisSettings};
 use crate::spool::SpoolOptions;
 use crate::{BatchLimits, Durability};
+
+/// Segments that a full spool has at least.
+const LEAST_SEGMENTS: u64 = 8;
 
 /// Every key is optional; flags win over them.
 ///
@@ -19,7 +23,7 @@ use crate::{BatchLimits, Durability};
 /// [collector]
 /// listen = "127.0.0.1:8080"
 /// spool = "./clickmill-spool"
-/// sink = "lake"                    # or "kinesis=STREAM"
+/// sink = "lake"                    # or "kinesis=STREAM", "firehose=STREAM"
 /// spool_max_bytes = 4294967296
 /// durability = "fsync"             # or "stream", "memory"
 /// batch_max_events = 20000
@@ -44,6 +48,17 @@ use crate::{BatchLimits, Durability};
 /// [collector.write_keys]           # write key = app_id, or with limits
 /// "9hbkJNpR" = "shop-de"
 /// "Q2dWmz0c" = { app_id = "shop-fr", events_per_second = 500, burst = 5000, allowed_origins = ["https://shop.example", "https://*.shop.example"] }
+///
+/// [collector.kinesis]              # for the sink kinesis=STREAM
+/// aggregate_bytes = 51200          # 0: every event is a record of its own
+/// max_record_bytes = 1048576       # up to 10485760 where the stream allows it
+/// max_call_records = 500
+/// max_call_bytes = 10485760
+/// call_timeout_ms = 30000
+///
+/// [collector.firehose]             # for the sink firehose=STREAM
+/// record_bytes = 256000            # events share a record up to this; 0: one each
+/// call_timeout_ms = 30000
 /// ```
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -85,6 +100,12 @@ pub struct CollectorConfig {
     pub tls: Option<TlsConfig>,
     /// Requests from one address.
     pub address_limit: Option<RateConfig>,
+    /// Caps of the Kinesis sink.
+    #[serde(default)]
+    pub kinesis: KinesisSettings,
+    /// Caps of the Firehose sink.
+    #[serde(default)]
+    pub firehose: FirehoseSettings,
 }
 
 /// `[collector.tls]`.
@@ -124,7 +145,11 @@ impl CollectorConfig {
     #[must_use]
     pub fn spool_options(&self) -> SpoolOptions {
         let defaults = SpoolOptions::default();
-        SpoolOptions { max_bytes: self.spool_max_bytes.unwrap_or(defaults.max_bytes), ..defaults }
+        let max_bytes = self.spool_max_bytes.unwrap_or(defaults.max_bytes);
+        // A segment makes room only once it is closed: a spool that is full
+        // within its first one would stay full for good.
+        let segment_bytes = defaults.segment_bytes.min(max_bytes / LEAST_SEGMENTS);
+        SpoolOptions { max_bytes, segment_bytes, ..defaults }
     }
 
     /// When a batch is sent, with `defaults` for the sink in use.
@@ -272,5 +297,16 @@ mod tests {
         assert!(config.trusted(["::1"]).is_ok());
         let error = config.trusted(["lan"]).expect_err("refused").to_string();
         assert!(error.contains("trusted_proxies") && error.contains("`lan`"), "{error}");
+    }
+
+    #[test]
+    fn a_small_spool_has_several_segments_all_the_same() {
+        let options = |spool_max_bytes| {
+            CollectorConfig { spool_max_bytes, ..CollectorConfig::default() }.spool_options()
+        };
+        let defaults = SpoolOptions::default();
+        assert_eq!(options(None), defaults);
+        assert_eq!(options(Some(1 << 20)).segment_bytes, 1 << 17);
+        assert_eq!(options(Some(defaults.max_bytes)).segment_bytes, defaults.segment_bytes);
     }
 }

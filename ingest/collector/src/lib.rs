@@ -34,4 +34,5 @@ pub use collector::{
 pub use config::{CollectorConfig, RateConfig, SettingError, TlsConfig, WriteKeyConfig};
 pub use metrics::Metrics;
 pub use shipper::BatchLimits;
+pub use sink::{FirehoseSettings, KinesisSettings};
 pub use spool::OverflowPolicy;

@@ -7,13 +7,22 @@
 //! already holds ([`Sink::resume_after`]) therefore gets each record exactly
 //! once; any other gets it at least once.
 
+mod counted;
+pub mod firehose;
 pub mod kinesis;
+pub mod kpl;
+mod line;
+mod progress;
+mod settings;
 
 use std::error::Error;
 
 use async_trait::async_trait;
 
+pub(crate) use counted::Counted;
+pub use firehose::{FirehoseLimits, FirehoseSink};
 pub use kinesis::{KinesisLimits, KinesisSink};
+pub use settings::{FirehoseSettings, KinesisSettings};
 
 /// What a line of the spool is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

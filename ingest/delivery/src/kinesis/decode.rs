@@ -1,9 +1,11 @@
 //! A Kinesis record to lines of the raw zone.
 //!
-//! A record holds one wire line, or several separated by newlines, or JSON
-//! values run together (`}{`) or spread over lines by some other producer.
-//! Every line gets `shard_id` and `sequence_number`; where a record holds more
-//! than one, their index from 0 follows after a dot. A line that brings these
+//! A record holds one wire line, or several: in the KPL's aggregation
+//! (`clickmill_collector::sink::kpl`), separated by newlines, as JSON values run
+//! together (`}{`) or spread over lines by some other producer. Every line gets
+//! `shard_id` and `sequence_number`; where a record is an aggregate or holds
+//! more than one, their index from 0 follows after a dot. A damaged aggregate
+//! is taken for what it is then, bytes that do not decode. A line that brings these
 //! keys along (a replay of another stream) loses its own: they tell of the
 //! last carrier. What does not decode becomes a reject with its bytes; the rest
 //! of the record goes on.
@@ -12,6 +14,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use clickmill_collector::sink::kpl;
 use clickmill_schemas::{
     RawJson, Reject, RejectReason, Timestamp, WireRecord, append_lineage, compact,
 };
@@ -33,19 +36,39 @@ pub(super) struct StreamRecord<'a> {
     pub data: &'a [u8],
 }
 
-/// The user records inside a record. The KPL's aggregates go here; today each is its own.
-fn deaggregate(data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    std::iter::once(data)
+/// Whether a record's lines are told apart by a sub-sequence number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Numbering {
+    Sub,
+    Plain,
+}
+
+/// The texts of a record that are to be one line each: of an aggregate's user
+/// records, or of itself.
+///
+/// The hashes of an aggregate's records are not held against the shard's range,
+/// as the KCL does: a record that is here is here, whatever split it came through.
+fn parts(data: &[u8]) -> (Vec<Cow<'_, [u8]>>, Numbering) {
+    if let Some(aggregate) = kpl::decode(data) {
+        let parts = aggregate.records().flat_map(|record| split(record.data)).collect();
+        return (parts, Numbering::Sub);
+    }
+    // A damaged aggregate holds bytes that look like newlines: it stays whole.
+    let parts = match data.starts_with(&kpl::MAGIC) {
+        true => vec![Cow::Borrowed(data)],
+        false => split(data),
+    };
+    let numbering = if parts.len() > 1 { Numbering::Sub } else { Numbering::Plain };
+    (parts, numbering)
 }
 
 /// The lines of a record, at least one.
 pub(super) fn lines(record: &StreamRecord<'_>) -> Vec<Vec<u8>> {
-    let parts: Vec<Cow<'_, [u8]>> = deaggregate(record.data).flat_map(split).collect();
-    let several = parts.len() > 1;
+    let (parts, numbering) = parts(record.data);
     let line = |(sub, part): (usize, &Cow<'_, [u8]>)| {
-        let sequence_number = match several {
-            true => format!("{}.{sub}", record.sequence_number),
-            false => record.sequence_number.to_owned(),
+        let sequence_number = match numbering {
+            Numbering::Sub => format!("{}.{sub}", record.sequence_number),
+            Numbering::Plain => record.sequence_number.to_owned(),
         };
         encode(record, &sequence_number, part)
     };
@@ -223,6 +246,35 @@ mod tests {
             assert_eq!(reject.shard_id.as_deref(), Some("shardId-000000000001"));
         }
         assert!(decoded[2].contains(r#""sequence_number":"4959.2""#), "{}", decoded[2]);
+    }
+
+    #[test]
+    fn an_aggregates_records_are_numbered_and_damaged_ones_kept_whole() {
+        let other = EVENT.replace("e1", "e2");
+        let mut aggregate = kpl::Aggregate::new(7);
+        aggregate.push("v1", format!("{EVENT}\n").as_bytes());
+        aggregate.push("v2", b"");
+        aggregate.push("v2", format!("{other}\n").as_bytes());
+        let data = aggregate.finish();
+        let lines = decode(&data);
+        assert_eq!(lines[0], expected(EVENT, "4959.0"));
+        assert!(lines[1].starts_with("{\"reject_id\"") && lines[1].contains("\"4959.1\""));
+        assert_eq!(lines[2..], [expected(&other, "4959.2")]);
+
+        let mut one = kpl::Aggregate::new(7);
+        one.push("v1", EVENT.as_bytes());
+        assert_eq!(decode(&one.finish()), [expected(EVENT, "4959.0")]);
+
+        for cut in [1, 16, 40] {
+            let damaged = &data[..data.len() - cut];
+            let [line] = &decode(damaged)[..] else { panic!("not kept whole") };
+            let WireRecord::Reject(reject) = WireRecord::decode(line.as_bytes()).expect("decodes")
+            else {
+                panic!("{line}")
+            };
+            assert_eq!(BASE64.decode(&*reject.bytes_base64).expect("base64"), damaged);
+            assert_eq!(reject.sequence_number.as_deref(), Some("4959"));
+        }
     }
 
     #[test]

@@ -1,0 +1,436 @@
+//! Kinesis Data Streams, by PutRecords.
+//!
+//! # Guarantees
+//! - A record holds the lines of several events in the KPL's aggregation
+//!   ([`super::kpl`]), or one line with a newline. Lines are aggregated by the
+//!   shard they belong to: by the MD5 of their partition key, the visitor's id
+//!   (else the event's). A visitor's events stay in order on one shard as far
+//!   as retries and resharding allow.
+//! - Records that Kinesis refuses are sent again alone. What a batch already
+//!   got through is remembered, so that the shipper's retry sends only the
+//!   rest. After a restart in the middle of a batch, or a call that succeeded
+//!   without an answer, records arrive twice, with the same lineage.
+//! - The shards are asked for at the start, when an answer shows another shard
+//!   than predicted, and now and then. Where that is not allowed or fails,
+//!   lines are aggregated by equal parts of the hash space: dearer, as safe.
+//!
+//! # Failure
+//! A shard that throttles is slowed down by itself (`pace`); refusals are
+//! waited out with decorrelated jitter; after eight rounds in a row in which
+//! nothing got through, or a call that failed as a whole, the shipper takes
+//! over, with longer waits. Nothing is ever given up.
+//!
+//! # Limits
+//! [`KinesisLimits`]. A line too large for a record becomes a reject
+//! (`too_large`) with its lineage and as many of its bytes as fit.
+
+mod pace;
+mod pack;
+mod shards;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::retry::RetryConfig;
+use aws_sdk_kinesis::config::timeout::TimeoutConfig;
+use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_kinesis::operation::put_records::{PutRecordsError, PutRecordsOutput};
+use aws_sdk_kinesis::primitives::Blob;
+use aws_sdk_kinesis::types::{PutRecordsRequestEntry, ShardFilter, ShardFilterType};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use self::pace::{Pacer, Ready};
+use self::pack::Outgoing;
+use self::shards::{Mapping, Refreshed, ShardMap};
+use super::progress::{CallCaps, Progress, cut};
+use super::{Sink, SinkBatch, SinkError};
+use crate::backoff::Backoff;
+use crate::metrics::Metrics;
+
+pub use super::line::MAX_PARTITION_KEY_CHARS;
+pub use pack::Packing;
+
+/// Records in a PutRecords call (service model of 2024, `PutRecordsRequestEntryList`).
+pub const MAX_RECORDS_A_CALL: usize = 500;
+/// Bytes in a call, partition keys included (API reference of 2025; 5 MiB before).
+pub const MAX_BYTES_A_CALL: usize = 10 * 1024 * 1024;
+/// Bytes of a record with its partition key, where the stream has the default
+/// `MaxRecordSize`.
+pub const MAX_RECORD_BYTES: usize = 1024 * 1024;
+/// Bytes of an aggregate: the KPL's own default (`AggregationMaxSize`), and
+/// two PUT payload units to the byte.
+pub const AGGREGATE_BYTES: usize = 51_200;
+/// A record is billed in steps of this many bytes (Kinesis Data Streams
+/// pricing, "PUT Payload Unit": 25 KB).
+pub const PUT_UNIT_BYTES: usize = 25 * 1024;
+/// A call that has no answer by now counts as failed; it may have succeeded.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// A connection that is not made by now counts as failed (the SDK's own default).
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
+/// Rounds in a row in which nothing gets through, before the shipper is told.
+const ATTEMPTS: usize = 8;
+const FIRST_RETRY: Duration = Duration::from_millis(100);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+/// Pages of ListShards: 1,000 shards each, more than any stream has.
+const MAX_LIST_PAGES: usize = 100;
+/// What counts for a shard whose name is not known.
+const UNKNOWN_SHARD: &str = "unknown";
+/// What a record's error code says of a shard that is sent too much.
+const THROTTLED: &str = "ProvisionedThroughputExceededException";
+
+/// The service's caps, for streams that have others, and our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KinesisLimits {
+    /// [`MAX_RECORDS_A_CALL`].
+    pub records_a_call: usize,
+    /// [`MAX_BYTES_A_CALL`].
+    pub bytes_a_call: usize,
+    /// [`MAX_RECORD_BYTES`], up to 10 MiB where the stream allows it.
+    pub record_bytes: usize,
+    /// [`AGGREGATE_BYTES`]; 0 switches aggregation off, for consumers that
+    /// cannot take aggregates apart.
+    pub aggregate_bytes: usize,
+    /// [`CALL_TIMEOUT`].
+    pub call_timeout: Duration,
+}
+
+impl Default for KinesisLimits {
+    fn default() -> Self {
+        Self {
+            records_a_call: MAX_RECORDS_A_CALL,
+            bytes_a_call: MAX_BYTES_A_CALL,
+            record_bytes: MAX_RECORD_BYTES,
+            aggregate_bytes: AGGREGATE_BYTES,
+            call_timeout: CALL_TIMEOUT,
+        }
+    }
+}
+
+impl KinesisLimits {
+    /// A record has to fit into a call, too.
+    pub(super) fn largest_record(&self) -> usize {
+        self.record_bytes.min(self.bytes_a_call)
+    }
+
+    pub(super) const fn caps(&self) -> CallCaps {
+        CallCaps { records: self.records_a_call, bytes: self.bytes_a_call }
+    }
+}
+
+/// A stream.
+#[derive(Debug)]
+pub struct KinesisSink {
+    client: Client,
+    stream: String,
+    limits: KinesisLimits,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+/// What lasts from batch to batch.
+#[derive(Debug, Default)]
+struct State {
+    progress: Option<Progress<Outgoing>>,
+    mapping: Mapping,
+    pacer: Pacer,
+}
+
+/// What became of a call's records.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Settled {
+    /// Kinesis has these, ascending; each with its shard, where told.
+    taken: Vec<(usize, Option<String>)>,
+    /// It refused these, with the code.
+    refused: Vec<(usize, String)>,
+}
+
+impl KinesisSink {
+    /// Sends to `stream` (a name) with `client`, whose own retries are switched
+    /// off: a retry has one owner.
+    #[must_use]
+    pub fn new(client: &Client, stream: impl Into<String>, limits: KinesisLimits) -> Self {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(limits.call_timeout)
+            .build();
+        let config = client.config().to_builder();
+        let config = config.retry_config(RetryConfig::disabled()).timeout_config(timeouts).build();
+        Self {
+            client: Client::from_conf(config),
+            stream: stream.into(),
+            limits,
+            metrics: Arc::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Counts there: throttles and retries of records, and by shard what it
+    /// took and what it throttled, so that a hot one shows.
+    #[must_use]
+    pub fn counting(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Sends what is pending, in rounds, until nothing is.
+    async fn drive(&self, state: &mut State) -> Result<(), SinkError> {
+        let State { progress: Some(progress), mapping, pacer } = state else { return Ok(()) };
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+        let mut in_vain = 0;
+        while !progress.pending.is_empty() {
+            let ready = match pacer.ready(&progress.pending, &progress.records, Instant::now()) {
+                Ready::Now(ready) => ready,
+                Ready::After(wait) => {
+                    tokio::time::sleep(wait).await;
+                    continue;
+                }
+            };
+            let before = progress.pending.len();
+            let mut why = None;
+            for call in cut(&ready, self.limits.caps(), |n| progress.records[n].size()) {
+                let settled = self.put(&progress.records, &call).await?;
+                self.note(mapping, pacer, &progress.records, &settled);
+                let taken: Vec<usize> = settled.taken.iter().map(|(index, _)| *index).collect();
+                progress.settle(&taken);
+                why = settled.refused.into_iter().next().map(|(_, code)| code).or(why);
+            }
+            let Some(why) = why else {
+                backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+                continue;
+            };
+            if progress.pending.len() < before {
+                in_vain = 0;
+                backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+            } else {
+                in_vain += 1;
+            }
+            if in_vain == ATTEMPTS {
+                return Err(SinkError::retryable(format!(
+                    "the stream {} refused {} of {} records in {ATTEMPTS} attempts ({why}); it may \
+                     need more shards",
+                    self.stream,
+                    progress.pending.len(),
+                    progress.records.len(),
+                )));
+            }
+            tokio::time::sleep(backoff.next()).await;
+        }
+        Ok(())
+    }
+
+    /// One call.
+    async fn put(&self, records: &[Outgoing], indexes: &[usize]) -> Result<Settled, SinkError> {
+        let mut call = self.client.put_records().stream_name(&self.stream);
+        for &index in indexes {
+            let record = &records[index];
+            let entry = PutRecordsRequestEntry::builder()
+                .partition_key(&record.partition_key)
+                .set_explicit_hash_key(record.explicit_hash_key.clone())
+                .data(Blob::new(record.data.as_ref()))
+                .build()
+                .map_err(|e| SinkError::permanent("cannot build a record").with_source(e))?;
+            call = call.records(entry);
+        }
+        match call.send().await {
+            Ok(output) => Ok(settled(&output, indexes)),
+            Err(error) => Err(call_failed(&self.stream, error)),
+        }
+    }
+
+    /// Counts, slows down or speeds up, and holds the map against the answer.
+    fn note(
+        &self,
+        mapping: &mut Mapping,
+        pacer: &mut Pacer,
+        records: &[Outgoing],
+        settled: &Settled,
+    ) {
+        let now = Instant::now();
+        let throttled: BTreeSet<usize> = settled
+            .refused
+            .iter()
+            .filter(|(_, code)| code == THROTTLED)
+            .map(|(index, _)| records[*index].place)
+            .collect();
+        let took: BTreeSet<usize> =
+            settled.taken.iter().map(|(index, _)| records[*index].place).collect();
+        for place in &throttled {
+            pacer.throttled(*place, now);
+        }
+        for place in took.difference(&throttled) {
+            pacer.took(*place, now);
+        }
+        for (index, shard) in &settled.taken {
+            if let Some(shard) = shard {
+                mapping.landed(records[*index].place, shard);
+            }
+        }
+        for (index, shard) in &settled.taken {
+            let shard = [shard.as_deref().unwrap_or(UNKNOWN_SHARD)];
+            self.metrics.shard_records.with(shard).inc();
+            self.metrics.shard_bytes.with(shard).add(records[*index].size() as u64);
+        }
+        for (index, code) in &settled.refused {
+            self.metrics.sink_retries.with([code]).inc();
+            if code == THROTTLED {
+                let shard = mapping.map.id(records[*index].place);
+                let shard = [shard.map_or(UNKNOWN_SHARD, AsRef::as_ref)];
+                self.metrics.sink_throttles.inc();
+                self.metrics.shard_throttles.with(shard).inc();
+            }
+        }
+    }
+
+    /// Asks for the shards where that is due. Only between two batches: the
+    /// records of a batch know their shards by their place in the map.
+    async fn refresh(&self, state: &mut State) {
+        if !state.mapping.is_due(Instant::now()) {
+            return;
+        }
+        let map = match self.list_shards().await {
+            Ok(map) => map,
+            Err(error) => {
+                tracing::warn!(
+                    stream = self.stream,
+                    %error,
+                    "the shards cannot be listed; aggregating by what is known of them"
+                );
+                state.mapping.not_refreshed(Instant::now());
+                return;
+            }
+        };
+        match state.mapping.refreshed(map, Instant::now()) {
+            Refreshed::Same => {}
+            Refreshed::Changed => {
+                tracing::info!(
+                    stream = self.stream,
+                    shards = state.mapping.map.len(),
+                    "the stream's shards"
+                );
+                state.pacer.clear();
+            }
+            Refreshed::SelfDistributing => tracing::warn!(
+                stream = self.stream,
+                "records land on other shards than their keys say: the stream distributes them by \
+                 itself, so a visitor's events are in no order across its shards"
+            ),
+        }
+    }
+
+    async fn list_shards(&self) -> Result<ShardMap, SinkError> {
+        let newest = ShardFilter::builder()
+            .r#type(ShardFilterType::AtLatest)
+            .build()
+            .map_err(|e| SinkError::permanent("cannot build a filter").with_source(e))?;
+        let mut shards = Vec::new();
+        let mut token: Option<String> = None;
+        for _ in 0..MAX_LIST_PAGES {
+            let call = self.client.list_shards();
+            // A token stands for the name and the filter.
+            let call = match token {
+                Some(token) => call.next_token(token),
+                None => call.stream_name(&self.stream).shard_filter(newest.clone()),
+            };
+            let page = call.send().await.map_err(|error| {
+                let code = error.code().unwrap_or("no answer").to_owned();
+                SinkError::retryable(format!("ListShards failed ({code})")).with_source(error)
+            })?;
+            shards.extend_from_slice(page.shards());
+            token = page.next_token().map(str::to_owned);
+            if token.is_none() {
+                break;
+            }
+        }
+        ShardMap::from_listing(&shards)
+            .ok_or_else(|| SinkError::retryable("ListShards names no open shard"))
+    }
+}
+
+#[async_trait]
+impl Sink for KinesisSink {
+    /// Kinesis cannot tell.
+    async fn resume_after(&self, _collector_id: &str) -> Result<Option<i64>, SinkError> {
+        Ok(None)
+    }
+
+    async fn send(&self, batch: SinkBatch) -> Result<(), SinkError> {
+        let mut state = self.state.lock().await;
+        let state = &mut *state;
+        if !state.progress.as_ref().is_some_and(|progress| progress.is_of(&batch)) {
+            self.refresh(state).await;
+            let records = pack::pack(&batch.records, &state.mapping.map, &self.limits);
+            state.progress = Some(Progress::new(&batch, records));
+        }
+        // It stays where it is, so that neither a failure nor a dropped call forgets it.
+        self.drive(state).await?;
+        state.progress = None;
+        Ok(())
+    }
+}
+
+/// Which of `indexes` the answer takes, which it refuses.
+fn settled(output: &PutRecordsOutput, indexes: &[usize]) -> Settled {
+    let mut settled = Settled::default();
+    for (at, &index) in indexes.iter().enumerate() {
+        match output.records().get(at) {
+            Some(result) => match result.error_code() {
+                None => settled.taken.push((index, result.shard_id().map(str::to_owned))),
+                Some(code) => settled.refused.push((index, code.to_owned())),
+            },
+            // An answer that is too short says nothing about the rest.
+            None => settled.refused.push((index, "no result".to_owned())),
+        }
+    }
+    settled
+}
+
+fn call_failed(stream: &str, error: SdkError<PutRecordsError>) -> SinkError {
+    const NEEDS_SOMEBODY: &[&str] = &[
+        "ResourceNotFoundException",
+        "AccessDeniedException",
+        "InvalidArgumentException",
+        "ValidationException",
+        "KMSAccessDeniedException",
+        "KMSDisabledException",
+        "KMSInvalidStateException",
+        "KMSNotFoundException",
+        "KMSOptInRequired",
+        "UnrecognizedClientException",
+        "InvalidSignatureException",
+    ];
+    let code = error.code().unwrap_or("no answer").to_owned();
+    let message = format!("PutRecords to the stream {stream} failed ({code})");
+    let sink_error = if NEEDS_SOMEBODY.contains(&code.as_str()) {
+        SinkError::permanent(message)
+    } else {
+        SinkError::retryable(message)
+    };
+    sink_error.with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_kinesis::types::PutRecordsResultEntry;
+
+    use super::*;
+
+    #[test]
+    fn a_records_result_settles_it_and_a_missing_one_does_not() {
+        let taken = PutRecordsResultEntry::builder().sequence_number("1").shard_id("s");
+        let refused = PutRecordsResultEntry::builder().error_code(THROTTLED).error_message("m");
+        let output = PutRecordsOutput::builder()
+            .records(taken.clone().build())
+            .records(refused.build())
+            .records(taken.build())
+            .build()
+            .expect("an answer");
+        let settled = settled(&output, &[3, 5, 8, 9]);
+        let s = || Some("s".to_owned());
+        assert_eq!(settled.taken, [(3, s()), (8, s())]);
+        assert_eq!(settled.refused, [(5, THROTTLED.to_owned()), (9, "no result".to_owned())]);
+    }
+}

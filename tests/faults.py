@@ -1,0 +1,290 @@
+"""A fault proxy: stands between a client and a real test server, and forwards, except where told not to.
+
+    with faults.Proxy(os.environ["AWS_ENDPOINT_URL_KINESIS"]) as proxy:
+        proxy.inject(faults.Refuse([0, 3]), operation="PutRecords")
+        ...                       # the client talks to proxy.url
+        proxy.calls("PutRecords") # what it asked, and what it was told
+
+A fault waits for the next call of its operation and is used up by it. Faults of one operation happen
+in the order in which they were injected. `down()` closes the port, `up()` opens it again: connections
+are refused meanwhile. Threads of its own; Python's standard library only.
+
+It knows AWS' JSON protocol: the operation is the end of X-Amz-Target ("PUT", "GET", ... where there is
+none, as for S3). Bodies with a Content-Length only. It does not speak TLS.
+"""
+
+import contextlib
+import dataclasses
+import http.client
+import http.server
+import json
+import socket
+import threading
+import urllib.parse
+
+# A forwarded call that takes longer is answered with 502.
+UPSTREAM_SECONDS = 60
+# A held-back answer is given up after this, should the client never hang up.
+HANG_SECONDS = 120
+
+
+@dataclasses.dataclass
+class Refuse:
+    """Some of a call's records are refused, the others forwarded: a partial failure.
+
+    `which`: their places, or a function of a record (as in the request) that says whether.
+    """
+
+    which: object
+    code: str = "ProvisionedThroughputExceededException"
+    forwards = True
+
+    def refuses(self, place, record):
+        return self.which(record) if callable(self.which) else place in self.which
+
+
+@dataclasses.dataclass
+class Error:
+    """The whole call is refused, nothing is forwarded: a throttle, KMS, an expired iterator, a 5xx."""
+
+    code: str
+    status: int = 400
+    forwards = False
+
+
+@dataclasses.dataclass
+class LoseReply:
+    """It is forwarded and succeeds; the connection breaks before the answer."""
+
+    forwards = True
+
+
+@dataclasses.dataclass
+class Truncate:
+    """It is forwarded and succeeds; the answer breaks off after some bytes of its body."""
+
+    length: int = 10
+    forwards = True
+
+
+@dataclasses.dataclass
+class Hang:
+    """No answer until the client gives up; `forwards` says whether it succeeds all the same."""
+
+    forwards: bool = True
+
+
+@dataclasses.dataclass
+class Call:
+    """What a client asked, and what became of it."""
+
+    operation: str
+    # Records in the request; None where it is no call with records.
+    records: object
+    fault: object = None
+    # The status that the client was sent; None where it was sent none, or the call is not over.
+    status: object = None
+
+
+class Proxy:
+    """See the module's head."""
+
+    def __init__(self, upstream):
+        self.upstream = urllib.parse.urlsplit(upstream)
+        self._lock = threading.Lock()
+        self._faults = []
+        self._calls = []
+        self._server = None
+        self._open = set()
+        self.port = 0
+        self.up()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.down()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+    def inject(self, *injected, operation):
+        """These happen to the next calls of that operation, one each."""
+        with self._lock:
+            self._faults += [(operation, fault) for fault in injected]
+
+    def left(self):
+        """Faults that have not happened yet."""
+        with self._lock:
+            return len(self._faults)
+
+    def calls(self, operation=None):
+        """The calls so far, in the order of their arrival."""
+        with self._lock:
+            return [call for call in self._calls if operation in (None, call.operation)]
+
+    def up(self):
+        """Listens, on the same port as before."""
+        if self._server:
+            return
+        handler = type("_Handler", (_Handler,), {"proxy": self})
+        self._server = _Server(("127.0.0.1", self.port), handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def down(self):
+        """Closes the port and every connection."""
+        server, self._server = self._server, None
+        if not server:
+            return
+        server.shutdown()
+        server.server_close()
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _begin(self, operation, records):
+        """Notes a call and takes its fault."""
+        with self._lock:
+            call = Call(operation, records)
+            for place, (wanted, fault) in enumerate(self._faults):
+                if wanted == operation:
+                    call.fault = fault
+                    del self._faults[place]
+                    break
+            self._calls.append(call)
+            return call
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    # Else `down` would wait for a call that hangs.
+    block_on_close = False
+
+    def handle_error(self, request, client_address):
+        """A client that hangs up is what this is for."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Headers and body are two writes: without this, they wait for each other's acknowledgement.
+    disable_nagle_algorithm = True
+    proxy = None
+
+    def setup(self):
+        super().setup()
+        with self.proxy._lock:  # pylint: disable=protected-access
+            self.proxy._open.add(self.connection)  # pylint: disable=protected-access
+
+    def finish(self):
+        with self.proxy._lock:  # pylint: disable=protected-access
+            self.proxy._open.discard(self.connection)  # pylint: disable=protected-access
+        with contextlib.suppress(OSError):
+            super().finish()
+
+    def log_message(self, *_):  # pylint: disable=arguments-differ
+        """Says nothing."""
+
+    def handle_call(self):
+        """One request: forwards it, or does to it what the fault says."""
+        if "chunked" in self.headers.get("Transfer-Encoding", "").lower():
+            self._answer(411, b"the fault proxy takes bodies with a Content-Length only")
+            self.close_connection = True
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        operation = self.headers.get("X-Amz-Target", "").rpartition(".")[2] or self.command
+        request = _json_object(body)
+        records = request.get("Records")
+        count = len(records) if isinstance(records, list) else None
+        call = self.proxy._begin(operation, count)  # pylint: disable=protected-access
+        fault = call.fault
+        if fault is None:
+            status, headers, answer = self._forward(body)
+        elif isinstance(fault, Refuse):
+            status, headers, answer = self._forward_some(request, fault)
+        elif isinstance(fault, Error):
+            status, headers = fault.status, [("Content-Type", "application/x-amz-json-1.1")]
+            answer = json.dumps({"__type": fault.code, "message": "injected"}).encode()
+        else:
+            if fault.forwards:
+                status, headers, answer = self._forward(body)
+            if isinstance(fault, Truncate):
+                self._answer(status, answer, headers, send=answer[:fault.length])
+            elif isinstance(fault, Hang):
+                self.connection.settimeout(HANG_SECONDS)
+                with contextlib.suppress(OSError):
+                    self.rfile.read(1)  # Nothing more comes: it returns when the client hangs up.
+            self.close_connection = True
+            with contextlib.suppress(OSError):
+                self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        call.status = status
+        self._answer(status, answer, headers)
+
+    def _forward(self, body):
+        """The server's own status, headers and body."""
+        upstream = self.proxy.upstream
+        connection = http.client.HTTPConnection(upstream.hostname, upstream.port, timeout=UPSTREAM_SECONDS)
+        dropped = {"connection", "content-length", "transfer-encoding", "expect"}
+        try:
+            # The Host header goes as it came: a signature holds it.
+            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                if name.lower() not in dropped:
+                    connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            response = connection.getresponse()
+            answer = response.read()
+            headers = [(name, value) for name, value in response.getheaders() if name.lower() not in dropped]
+            return response.status, headers, answer
+        except (OSError, http.client.HTTPException) as error:
+            return 502, [], f"the fault proxy got no answer: {error}".encode()
+        finally:
+            connection.close()
+
+    def _forward_some(self, request, fault):
+        """Forwards the records that are not refused, and puts the refusals among the results."""
+        records = request["Records"]
+        refused = [fault.refuses(place, record) for place, record in enumerate(records)]
+        kept = [record for record, is_refused in zip(records, refused) if not is_refused]
+        results, headers = [], [("Content-Type", "application/x-amz-json-1.1")]
+        is_firehose = "DeliveryStreamName" in request
+        name, failed = ("RequestResponses", "FailedPutCount") if is_firehose else ("Records", "FailedRecordCount")
+        whole = {}
+        if kept:
+            status, headers, answer = self._forward(json.dumps(dict(request, Records=kept)).encode())
+            if status != 200:
+                return status, headers, answer
+            whole = _json_object(answer)
+            results = whole[name]
+        results = iter(results)
+        refusal = {"ErrorCode": fault.code, "ErrorMessage": "injected"}
+        whole[name] = [refusal if is_refused else next(results) for is_refused in refused]
+        whole[failed] = sum("ErrorCode" in result for result in whole[name])
+        return 200, headers, json.dumps(whole).encode()
+
+    def _answer(self, status, body, headers=(), send=None):
+        """Sends it; `send` is the part of the body that goes out, if not all of it."""
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body if send is None else send)
+        self.wfile.flush()
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_call
+
+
+def _json_object(body):
+    """The body as an object; an empty one where it is none."""
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return {}
+    return parsed if isinstance(parsed, dict) else {}
