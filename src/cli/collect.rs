@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
-use clickmill_collector::server::{Edge, GeoIp, KeepNetwork, Server, Tls};
+use clickmill_collector::plan::PlanFile;
+use clickmill_collector::server::{Edge, GeoIp, KeepNetwork, Options, Server, TailToken, Tls};
 use clickmill_collector::sink::{KinesisSink, Sink};
 use clickmill_collector::{BatchLimits, Collector, CollectorConfig, SettingError};
 use clickmill_delivery::LakeSink;
@@ -20,7 +21,7 @@ use super::EXIT_USAGE;
 use crate::context::Context;
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
-const DEFAULT_SPOOL: &str = "./clickmill-spool";
+pub const DEFAULT_SPOOL: &str = "./clickmill-spool";
 /// How long the spool is emptied at the end; what is left is shipped at the next start.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// A stream takes small batches at once; large ones would only wait.
@@ -45,10 +46,12 @@ Examples:
   clickmill collect --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key privkey.pem --write-key 9hbkJNpR
   clickmill collect --sink kinesis=clicks --write-key 9hbkJNpR --spool /var/lib/clickmill
   clickmill collect --listen 127.0.0.1:0                   a free port, printed at the start
+  clickmill collect --plan tracking-plan.toml              flag what is not as planned
 
 Try it:
   curl -u 9hbkJNpR: http://127.0.0.1:8080/v1/track -d '{\"event\":\"Product Viewed\",\"anonymousId\":\"v1\"}'
   curl http://127.0.0.1:8080/health
+  clickmill tail                                           what arrives, in another terminal
 
 Exit codes: 0 stopped and drained (or left in the spool, with a warning); 1 failed; 2 usage or configuration.")]
 pub struct Args {
@@ -87,6 +90,10 @@ pub struct Args {
     /// The folder that keeps events until they are shipped [default: ./clickmill-spool]
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
+
+    /// A tracking plan: events are checked against it and flagged, never dropped. Read again when it changes
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
 }
 
 /// `--sink`.
@@ -195,6 +202,14 @@ impl Opened {
         };
         let spool = args.spool.clone().or_else(|| config.spool.clone());
         let spool = spool.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
+        let plan = match args.plan.as_ref().or(config.plan.as_ref()).map(PlanFile::open) {
+            Some(Ok(plan)) => Some(plan),
+            Some(Err(error)) => {
+                eprintln!("error: {:#}", anyhow::Error::from(error));
+                return Ok(Err(ExitCode::from(EXIT_USAGE)));
+            }
+            None => None,
+        };
         let (opened, limits) = sink.open(&context.lake).await?;
         let collector = Collector::builder(&spool)
             .sink(opened)
@@ -202,7 +217,14 @@ impl Opened {
             .spool(config.spool_options())
             .start()
             .await?;
+        if let Some((file, plan)) = plan {
+            collector.set_plan(Some(plan));
+            tokio::spawn(file.follow(collector.clone()));
+        }
         let server = Server::bind_edge(collector.clone(), listen, keys, edge).await?;
+        let token = TailToken::create(&spool)
+            .with_context(|| format!("cannot write the tail's token to {}", spool.display()))?;
+        let server = server.with_options(Options { tail_token: Some(token), ..Options::default() });
         Ok(Ok(Self { collector, server, spool, sink }))
     }
 

@@ -6,6 +6,8 @@ mod demo;
 mod etl;
 mod import;
 mod sql;
+mod tail;
+mod tail_line;
 mod up;
 
 use std::process::ExitCode;
@@ -50,6 +52,7 @@ enum Verb {
     Etl(etl::Args),
     Import(import::Args),
     Sql(sql::Args),
+    Tail(tail::Args),
     Up(up::Args),
 }
 
@@ -87,6 +90,7 @@ pub fn main() -> ExitCode {
             Verb::Etl(args) => etl::run(args, &context).await,
             Verb::Import(args) => import::run(args, &context).await,
             Verb::Sql(args) => sql::run(args, &context).await,
+            Verb::Tail(args) => tail::run(args, &context).await,
             Verb::Up(args) => up::run(args, &context).await,
         }
     });

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use clickmill_schemas::{Event, Reject, WireRecord};
+use clickmill_schemas::{Event, RawJson, Reject, WireRecord, append_lineage};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::observe::Observer;
+use crate::plan::Plan;
 use crate::shipper::{BatchLimits, Shipper, SinkHealth};
 use crate::sink::Sink;
 use crate::spool::{
@@ -55,6 +57,7 @@ pub struct Collector(Arc<Inner>);
 struct Inner {
     spool: Arc<Spool>,
     metrics: Arc<Metrics>,
+    observer: Observer,
     health: SinkHealth,
     /// Stops the heartbeats.
     closing: CancellationToken,
@@ -72,6 +75,7 @@ pub struct CollectorBuilder {
     limits: BatchLimits,
     heartbeat_every: Duration,
     metrics: Arc<Metrics>,
+    observer: Observer,
 }
 
 /// Why a collector does not start.
@@ -133,6 +137,7 @@ impl Collector {
             limits: BatchLimits::default(),
             heartbeat_every: HEARTBEAT_EVERY,
             metrics: Arc::default(),
+            observer: Observer::default(),
         }
     }
 
@@ -142,7 +147,11 @@ impl Collector {
     /// # Errors
     /// [`TrackError::Spool`] with `Busy`, `Full` or `Closed`, or `TooLarge`.
     pub fn track(&self, event: &Event<'_>) -> Result<(), TrackError> {
-        Ok(self.0.spool.append_later(vec![Encoded::event(event)?.0])?)
+        let Encoded(entry) = self.encode(event)?;
+        let shown = self.0.observer.copies(line(&entry));
+        self.0.spool.append_later(vec![entry])?;
+        self.0.observer.show(shown);
+        Ok(())
     }
 
     /// Returns once the event is on disk, where neither a crash nor a power
@@ -151,12 +160,25 @@ impl Collector {
     /// # Errors
     /// [`TrackError`]; then the event was not taken.
     pub async fn track_durable(&self, event: &Event<'_>) -> Result<Appended, TrackError> {
-        Ok(self.0.spool.append(vec![Encoded::event(event)?.0]).await?)
+        Ok(self.append(vec![self.encode(event)?]).await?)
+    }
+
+    /// Checks it against the tracking plan and encodes it.
+    pub(crate) fn encode(&self, event: &Event<'_>) -> Result<Encoded, TrackError> {
+        Encoded::event(event, self.0.observer.validate(event, &self.0.metrics))
+    }
+
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.0.observer
     }
 
     /// As [`Collector::track_durable`], all or none.
     pub(crate) async fn append(&self, input: Vec<Encoded>) -> Result<Appended, AppendError> {
-        self.0.spool.append(input.into_iter().map(|encoded| encoded.0).collect()).await
+        let shown = self.0.observer.copies(input.iter().filter_map(|Encoded(entry)| line(entry)));
+        let appended =
+            self.0.spool.append(input.into_iter().map(|encoded| encoded.0).collect()).await?;
+        self.0.observer.show(shown);
+        Ok(appended)
     }
 
     /// Refuses new events, writes a closing heartbeat, and ships what is left
@@ -164,6 +186,7 @@ impl Collector {
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
         let inner = &self.0;
         inner.closing.cancel();
+        inner.observer.tail.close();
         if let Err(error) = inner.spool.append(vec![Entry::Heartbeat { closing: true }]).await
             && !matches!(error, AppendError::Closed)
         {
@@ -241,6 +264,19 @@ impl CollectorBuilder {
         self
     }
 
+    /// The application of the events that it makes itself ([`Collector::record`],
+    /// [`crate::layer`]); [`crate::server::DEFAULT_APP_ID`] by default.
+    pub fn app_id(mut self, app_id: impl Into<String>) -> Self {
+        self.observer.set_app_id(app_id.into());
+        self
+    }
+
+    /// The tracking plan that every event is checked against.
+    pub fn plan(self, plan: Plan) -> Self {
+        self.observer.set_plan(Some(plan));
+        self
+    }
+
     /// Opens the spool, recovers what a crash left, and starts shipping.
     ///
     /// # Errors
@@ -261,6 +297,7 @@ impl CollectorBuilder {
         Ok(Collector(Arc::new(Inner {
             spool,
             metrics: self.metrics,
+            observer: self.observer,
             health,
             closing,
             drain,
@@ -285,24 +322,39 @@ async fn heartbeats(spool: std::sync::Weak<Spool>, every: Duration, closing: Can
 }
 
 impl Encoded {
-    pub fn event(event: &Event<'_>) -> Result<Self, TrackError> {
+    /// With the tracking plan's outcome, where there is a plan.
+    fn event(event: &Event<'_>, validation: Option<String>) -> Result<Self, TrackError> {
         // Lineage is the spool's to add; what an event brought along would stand there twice.
-        let line = if event.collector_id.is_some() || event.wal_seq.is_some() {
+        let brought = event.collector_id.is_some() || event.wal_seq.is_some();
+        let mut line = if brought || (validation.is_some() && event.validation.is_some()) {
             let mut event = event.clone();
             event.collector_id = None;
             event.wal_seq = None;
-            event.encode()
+            event.validation = event.validation.filter(|_| validation.is_none());
+            event.encode().into_bytes()
         } else {
-            event.encode()
+            event.encode().into_bytes()
         };
+        // A text is always JSON.
+        if let Some(outcome) = validation.and_then(|text| RawJson::from_value(&text).ok()) {
+            append_lineage(&mut line, &[("validation", outcome)]);
+        }
         if line.len() > MAX_LINE_BYTES {
             return Err(TrackError::TooLarge { bytes: line.len() });
         }
-        Ok(Self(Entry::Event(line.into_bytes())))
+        Ok(Self(Entry::Event(line)))
     }
 
     pub fn reject(reject: Reject<'_>) -> Self {
         Self(Entry::Reject(WireRecord::Reject(reject).encode().into_bytes()))
+    }
+}
+
+/// What [`crate::tail`] shows of an entry.
+fn line(entry: &Entry) -> Option<&[u8]> {
+    match entry {
+        Entry::Event(line) | Entry::Reject(line) => Some(line),
+        Entry::Heartbeat { .. } => None,
     }
 }
 
