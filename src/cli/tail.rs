@@ -39,10 +39,10 @@ pub struct Args {
     url: String,
 
     /// The collector's spool, for the token in it [default: ./clickmill-spool]
-    #[arg(long, value_name = "DIR", conflicts_with = "token")]
+    #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
 
-    /// The token itself, for a collector on another machine
+    /// The token itself, for a collector on another machine; --spool is not read then
     #[arg(long, value_name = "TOKEN", env = "CLICKMILL_TAIL_TOKEN", hide_env_values = true)]
     token: Option<String>,
 
