@@ -385,6 +385,16 @@ impl<'a> Event<'a> {
         }
     }
 
+    /// Sets every clock field.
+    pub fn set_time(&mut self, time: EventTime) {
+        self.event_ts = time.event_ts;
+        self.event_ts_reason = time.event_ts_reason;
+        self.client_ts = time.client_ts;
+        self.sent_ts = time.sent_ts;
+        self.received_ts = time.received_ts;
+        self.clock_skew_ms = time.clock_skew_ms;
+    }
+
     /// When it happened: skew-corrected, UTC.
     #[must_use]
     pub const fn event_ts(&self) -> Timestamp {

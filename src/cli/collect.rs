@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
-use clickmill_collector::server::{Edge, GeoIp, KeepNetwork, Server, Tls};
+use clickmill_collector::plan::PlanFile;
+use clickmill_collector::server::{Edge, GeoIp, KeepNetwork, Options, Server, TailToken, Tls};
 use clickmill_collector::sink::{FirehoseSink, KinesisSink, Sink};
 use clickmill_collector::spool::volatile_file_system;
 use clickmill_collector::{
@@ -50,10 +51,12 @@ Examples:
   clickmill collect --sink kinesis=clicks --write-key 9hbkJNpR --spool /var/lib/clickmill
   clickmill collect --sink firehose=clicks-to-s3 --write-key 9hbkJNpR
   clickmill collect --listen 127.0.0.1:0                   a free port, printed at the start
+  clickmill collect --plan tracking-plan.toml              flag what is not as planned
 
 Try it:
   curl -u 9hbkJNpR: http://127.0.0.1:8080/v1/track -d '{\"event\":\"Product Viewed\",\"anonymousId\":\"v1\"}'
   curl http://127.0.0.1:8080/health
+  clickmill tail                                           what arrives, in another terminal
 
 Exit codes: 0 stopped and drained (or left in the spool, with a warning); 1 failed; 2 usage or configuration.")]
 pub struct Args {
@@ -97,6 +100,10 @@ pub struct Args {
     /// costs up to a second of events) [default: fsync]
     #[arg(long, value_name = "MODE", value_parser = durability)]
     durability: Option<Durability>,
+
+    /// A tracking plan: events are checked against it and flagged, never dropped. Read again when it changes
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
 }
 
 /// `--sink`.
@@ -230,6 +237,14 @@ impl Opened {
         }
         let metrics = Arc::new(Metrics::default());
         let (opened, limits) = sink.open(&context.lake, config, &metrics).await?;
+        let plan = match args.plan.as_ref().or(config.plan.as_ref()).map(PlanFile::open) {
+            Some(Ok(plan)) => Some(plan),
+            Some(Err(error)) => {
+                eprintln!("error: {:#}", anyhow::Error::from(error));
+                return Ok(Err(ExitCode::from(EXIT_USAGE)));
+            }
+            None => None,
+        };
         let collector = Collector::builder(&spool)
             .sink(opened)
             .metrics(metrics)
@@ -238,7 +253,14 @@ impl Opened {
             .durability(durability)
             .start()
             .await?;
+        if let Some((file, plan)) = plan {
+            collector.set_plan(Some(plan));
+            tokio::spawn(file.follow(collector.clone()));
+        }
         let server = Server::bind_edge(collector.clone(), listen, keys, edge).await?;
+        let token = TailToken::create(&spool)
+            .with_context(|| format!("cannot write the tail's token to {}", spool.display()))?;
+        let server = server.with_options(Options { tail_token: Some(token), ..Options::default() });
         Ok(Ok(Self { collector, server, spool, sink }))
     }
 

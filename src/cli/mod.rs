@@ -7,6 +7,8 @@ mod etl;
 mod import;
 mod spool;
 mod sql;
+mod tail;
+mod tail_line;
 mod up;
 
 use std::process::ExitCode;
@@ -52,6 +54,7 @@ enum Verb {
     Import(import::Args),
     Spool(spool::Args),
     Sql(sql::Args),
+    Tail(tail::Args),
     Up(up::Args),
 }
 
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
             Verb::Import(args) => import::run(args, &context).await,
             Verb::Spool(args) => spool::run(args, &context).await,
             Verb::Sql(args) => sql::run(args, &context).await,
+            Verb::Tail(args) => tail::run(args, &context).await,
             Verb::Up(args) => up::run(args, &context).await,
         }
     });

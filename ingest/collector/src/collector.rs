@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use clickmill_schemas::{Event, Reject, WireRecord};
+use clickmill_schemas::{Event, RawJson, Reject, WireRecord, append_lineage};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::observe::Observer;
+use crate::plan::Plan;
 use crate::shipper::{BatchLimits, Shipper, SinkHealth};
 use crate::sink::{Counted, Sink};
 use crate::spool::disk::OsDisk;
@@ -91,6 +93,7 @@ struct Inner {
     durability: Durability,
     overflow: OverflowPolicy,
     metrics: Arc<Metrics>,
+    observer: Observer,
     health: SinkHealth,
     /// Stops the heartbeats.
     closing: CancellationToken,
@@ -110,6 +113,7 @@ pub struct CollectorBuilder {
     durability: Durability,
     overflow: OverflowPolicy,
     metrics: Arc<Metrics>,
+    observer: Observer,
 }
 
 /// Why a collector does not start.
@@ -176,6 +180,7 @@ impl Collector {
             durability: Durability::default(),
             overflow: OverflowPolicy::default(),
             metrics: Arc::default(),
+            observer: Observer::default(),
         }
     }
 
@@ -195,12 +200,16 @@ impl Collector {
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            encode_event(event, line)?;
+            let validation = self.0.observer.validate(event, &self.0.metrics);
+            encode_event(event, validation, line)?;
+            let shown = self.0.observer.copies([line.as_slice()]);
             let outcome = self.0.spool.track(line, self.0.overflow);
             if line.capacity() > KEPT_LINE_BYTES {
                 *line = Vec::new();
             }
-            Ok(outcome?)
+            outcome?;
+            self.0.observer.show(shown);
+            Ok(())
         })
     }
 
@@ -212,13 +221,24 @@ impl Collector {
     /// [`AppendError::NotShipped`] it was, and may be sent again all the same:
     /// the copies have one `event_id`.
     pub async fn track_durable(&self, event: &Event<'_>) -> Result<Appended, TrackError> {
-        Ok(self.append(vec![Encoded::event(event)?]).await?)
+        Ok(self.append(vec![self.encode(event)?]).await?)
+    }
+
+    /// Checks it against the tracking plan and encodes it.
+    pub(crate) fn encode(&self, event: &Event<'_>) -> Result<Encoded, TrackError> {
+        Encoded::event(event, self.0.observer.validate(event, &self.0.metrics))
+    }
+
+    pub(crate) fn observer(&self) -> &Observer {
+        &self.0.observer
     }
 
     /// As [`Collector::track_durable`], all or none.
     pub(crate) async fn append(&self, input: Vec<Encoded>) -> Result<Appended, AppendError> {
+        let shown = self.0.observer.copies(input.iter().filter_map(|Encoded(entry)| line(entry)));
         let entries = input.into_iter().map(|encoded| encoded.0).collect();
         let appended = self.0.spool.append(entries).await?;
+        self.0.observer.show(shown);
         if self.0.durability == Durability::Stream {
             let last = appended.next_wal_seq - 1;
             let mut shipped = self.0.spool.shipped();
@@ -237,6 +257,7 @@ impl Collector {
     pub async fn shutdown(&self, deadline: Duration) -> Drained {
         let inner = &self.0;
         inner.closing.cancel();
+        inner.observer.tail.close();
         if let Err(error) = inner.spool.append(vec![Entry::Heartbeat { closing: true }]).await
             && !matches!(error, AppendError::Closed)
         {
@@ -327,6 +348,19 @@ impl CollectorBuilder {
         self
     }
 
+    /// The application of the events that it makes itself ([`Collector::record`],
+    /// [`crate::layer`]); [`crate::server::DEFAULT_APP_ID`] by default.
+    pub fn app_id(mut self, app_id: impl Into<String>) -> Self {
+        self.observer.set_app_id(app_id.into());
+        self
+    }
+
+    /// The tracking plan that every event is checked against.
+    pub fn plan(self, plan: Plan) -> Self {
+        self.observer.set_plan(Some(plan));
+        self
+    }
+
     /// Opens the spool, recovers what a crash left, and starts shipping.
     ///
     /// # Errors
@@ -356,7 +390,18 @@ impl CollectorBuilder {
         });
         tokio::spawn(heartbeats(Arc::downgrade(&spool), self.heartbeat_every, closing.clone()));
         let shipper = Mutex::new(shipper);
-        let inner = Inner { spool, durability, overflow, metrics, health, closing, drain, shipper };
+        let observer = self.observer;
+        let inner = Inner {
+            spool,
+            durability,
+            overflow,
+            metrics,
+            observer,
+            health,
+            closing,
+            drain,
+            shipper,
+        };
         Ok(Collector(Arc::new(inner)))
     }
 }
@@ -376,17 +421,28 @@ async fn heartbeats(spool: std::sync::Weak<Spool>, every: Duration, closing: Can
     }
 }
 
-/// Appends the event's line, without lineage, to `line`.
-fn encode_event(event: &Event<'_>, line: &mut Vec<u8>) -> Result<(), TrackError> {
+/// Appends the event's line, without lineage, to `line`, with the tracking
+/// plan's outcome where there is a plan.
+fn encode_event(
+    event: &Event<'_>,
+    validation: Option<String>,
+    line: &mut Vec<u8>,
+) -> Result<(), TrackError> {
     let before = line.len();
     // Lineage is the spool's to add; what an event brought along would stand there twice.
-    if event.collector_id.is_some() || event.wal_seq.is_some() {
+    let brought = event.collector_id.is_some() || event.wal_seq.is_some();
+    if brought || (validation.is_some() && event.validation.is_some()) {
         let mut event = event.clone();
         event.collector_id = None;
         event.wal_seq = None;
+        event.validation = event.validation.filter(|_| validation.is_none());
         event.encode_to(line);
     } else {
         event.encode_to(line);
+    }
+    // A text is always JSON.
+    if let Some(outcome) = validation.and_then(|text| RawJson::from_value(&text).ok()) {
+        append_lineage(line, &[("validation", outcome)]);
     }
     let bytes = line.len() - before;
     if bytes > MAX_LINE_BYTES {
@@ -396,14 +452,22 @@ fn encode_event(event: &Event<'_>, line: &mut Vec<u8>) -> Result<(), TrackError>
 }
 
 impl Encoded {
-    pub fn event(event: &Event<'_>) -> Result<Self, TrackError> {
+    fn event(event: &Event<'_>, validation: Option<String>) -> Result<Self, TrackError> {
         let mut line = Vec::with_capacity(USUAL_LINE_BYTES);
-        encode_event(event, &mut line)?;
+        encode_event(event, validation, &mut line)?;
         Ok(Self(Entry::Event(line)))
     }
 
     pub fn reject(reject: Reject<'_>) -> Self {
         Self(Entry::Reject(WireRecord::Reject(reject).encode().into_bytes()))
+    }
+}
+
+/// What [`crate::tail`] shows of an entry.
+fn line(entry: &Entry) -> Option<&[u8]> {
+    match entry {
+        Entry::Event(line) | Entry::Reject(line) => Some(line),
+        Entry::Heartbeat { .. } => None,
     }
 }
 

@@ -29,6 +29,7 @@ const LEAST_SEGMENTS: u64 = 8;
 /// batch_max_events = 20000
 /// batch_max_bytes = 16777216
 /// batch_max_wait_ms = 5000
+/// plan = "tracking-plan.toml"      # see docs/tracking-plan.md
 ///
 /// admin_listen = "127.0.0.1:9090"  # /metrics, and numbers in /health and /ready
 /// max_connections = 8192
@@ -79,6 +80,8 @@ pub struct CollectorConfig {
     pub batch_max_bytes: Option<usize>,
     /// A batch for the sink: how long its first record waits.
     pub batch_max_wait_ms: Option<u64>,
+    /// The tracking plan's file.
+    pub plan: Option<PathBuf>,
     /// Write keys that are taken, each with the `app_id` of its events.
     #[serde(default)]
     pub write_keys: BTreeMap<String, WriteKeyConfig>,

@@ -9,7 +9,10 @@
 //! The [`sink`] gets it from there, in order, at least once; exactly once
 //! where the sink can tell what it has. See `docs/collector.md`.
 //!
-//! - [`Collector`]: embed it, [`Collector::track`] or [`Collector::track_durable`].
+//! - [`Collector`]: embed it, [`Collector::track`] or [`Collector::track_durable`];
+//!   [`commerce`]: the events of a shop as typed values; [`layer`]: page views
+//!   and the visitor's id, from the server that serves the pages.
+//! - [`plan`]: what events should look like; [`tail`]: what they look like.
 //! - [`server`]: the HTTP API of tracker SDKs on a [`Collector`].
 //! - [`metrics`]: what it counts, for Prometheus.
 //! - [`spool`]: the durable queue; [`sink`]: where it goes; [`protocol`]: what
@@ -17,15 +20,22 @@
 
 mod backoff;
 mod collector;
+pub mod commerce;
 mod config;
+pub mod layer;
 pub mod metrics;
+mod observe;
+pub mod plan;
 pub mod protocol;
 pub mod server;
 mod shipper;
 pub mod sink;
 pub mod spool;
+pub mod tail;
 
-pub use clickmill_schemas::{Event, EventTime, Item, Money, Timestamp};
+pub use clickmill_schemas::{
+    Event, EventTime, Item, Money, MoneyError, RawJson, TimeReason, Timestamp,
+};
 pub use collector::{
     Collector, CollectorBuilder, CollectorError, CollectorStatus, Drained, Durability,
     HEARTBEAT_EVERY, MAX_LINE_BYTES, MEMORY_LOSS_WINDOW, STREAM_ANSWER_WITHIN, STREAM_MAX_WAIT,

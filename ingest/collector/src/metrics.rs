@@ -39,6 +39,10 @@ pub struct Metrics {
     /// Parts of requests stored as rejects, by `protocol` and `reason`
     /// ([`clickmill_schemas::RejectReason::code`]).
     pub events_rejected: Family<Counter, 2>,
+    /// Events that violate the tracking plan, by the `event` as the plan or the
+    /// vocabulary calls it and the `violation` ([`crate::plan::Violation`]).
+    /// They are among the accepted ones.
+    pub plan_violations: Family<Counter, 2>,
     /// Requests answered, by HTTP `status`.
     pub requests: Family<Counter, 1>,
     /// Requests refused before anything of them was stored, by `reason`: the
@@ -111,6 +115,7 @@ impl Default for Metrics {
         Self {
             events_accepted: Family::new(["protocol"]),
             events_rejected: Family::new(["protocol", "reason"]),
+            plan_violations: Family::new(["event", "violation"]),
             requests: Family::new(["status"]),
             requests_refused: Family::new(["reason"]),
             request_seconds: Histogram::new(REQUEST_BOUNDS),
@@ -151,6 +156,11 @@ impl Metrics {
             "clickmill_events_rejected_total",
             "Parts of requests stored as rejects, by protocol and reason.",
             &self.events_rejected,
+        );
+        text.family(
+            "clickmill_plan_violations_total",
+            "Events that violate the tracking plan, by event and violation.",
+            &self.plan_violations,
         );
         text.family(
             "clickmill_http_requests_total",

@@ -110,6 +110,11 @@ impl<'a> Object<'a> {
         self.0.iter().any(|(k, _)| k == key)
     }
 
+    /// Its keys, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(key, _)| key.as_ref())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -220,7 +220,9 @@ impl<'a> Incoming<'a> {
         }
         let mut event = opened.decode(part, Received { app_id, at: self.at })?;
         self.finish(&mut event);
-        Encoded::event(&event)
+        self.app
+            .collector
+            .encode(&event)
             .map_err(|error| Refusal::new(RejectReason::TooLarge, error.to_string()))
     }
 

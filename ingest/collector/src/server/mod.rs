@@ -36,6 +36,7 @@ mod ready;
 mod reload;
 mod reply;
 mod routes;
+mod tail;
 mod tls;
 mod visitor;
 
@@ -68,6 +69,7 @@ pub use listen::{
 };
 pub use ready::NOT_READY_SPOOL_PERCENT;
 pub use reload::RELOAD_EVERY;
+pub use tail::{TAIL_PATH, TAIL_TOKEN_FILE, TailToken};
 pub use tls::{Tls, TlsError};
 pub use visitor::{Options, RespectDnt};
 
@@ -246,7 +248,8 @@ impl Server {
             draining: Arc::clone(&draining),
             elsewhere: admin.is_some(),
         };
-        let admin_router = ready::admin(operator.clone());
+        let admin_router = ready::admin(operator.clone()).merge(tail::routes(&app));
+        let collector = app.collector.clone();
         let gate = Gate {
             metrics: Arc::clone(&metrics),
             trusted: edge.trusted_proxies,
@@ -255,13 +258,15 @@ impl Server {
             keep_network: edge.keep_network,
             started: Instant::now(),
         };
-        let router = guarded(app, operator, gate);
+        let router = guarded(app, ready::public(operator), gate);
         let public = Connections::new(router, edge.tls, edge.connections, Arc::clone(&metrics));
         let stop_delay = edge.stop_delay;
         let stop_public = async move {
             stop.await;
             draining.store(true, Ordering::Relaxed);
             tokio::time::sleep(stop_delay).await;
+            // They would stay open as long as their readers like.
+            collector.close_tails();
         };
         let served = CancellationToken::new();
         let end_of_public = served.clone();
@@ -279,13 +284,57 @@ impl Server {
     }
 }
 
-/// All routes, with what every request passes. The order, from the outside:
-/// the answer is counted; CORS headers stand on every answer, also on those of
-/// the gate; the gate; the route.
-fn guarded(app: App, operator: Operator, gate: Gate) -> Router {
+/// The routes of all protocols, to be nested in an axum application under a
+/// path of its choice:
+///
+/// ```
+/// use axum::Router;
+/// use clickmill_collector::Collector;
+/// use clickmill_collector::server::{self, Options, WriteKeys};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let folder = tempfile::tempdir()?;
+/// let collector = Collector::builder(folder.path()).start().await?;
+/// let keys = WriteKeys::any().with("9hbkJNpR", "shop-de");
+/// let app: Router = Router::new()
+///     .nest("/collect", server::router(collector, keys, Options::default()));
+/// # Ok(()) }
+/// ```
+///
+/// Trackers then have `https://shop.example/collect` as their endpoint;
+/// addresses in answers have the path, too. [`MAX_REQUESTS`] and the limits of
+/// headers and bodies hold here as well; connections, their time-outs, TLS and
+/// the limits and places of addresses are the host's. `/health`, `/ready` and
+/// `/metrics` are not among the routes: the host has its own, and
+/// [`Collector::status`] and [`Collector::metrics`] say what to show there.
+///
+/// With [`WriteKeys::any`] whoever reaches the application can write.
+///
+/// A reader of the tail keeps its request open: a host that waits for open
+/// requests when it stops calls [`Collector::close_tails`] first.
+pub fn router(collector: Collector, keys: WriteKeys, options: Options) -> Router {
+    let gate = Gate {
+        metrics: Arc::clone(collector.metrics()),
+        trusted: TrustedProxies::default(),
+        addresses: None,
+        geo: None,
+        keep_network: KeepNetwork::default(),
+        started: Instant::now(),
+    };
+    let requests = Semaphore::new(MAX_REQUESTS);
+    let app = App { collector, keys: KeyRing::new(keys), options, requests };
+    guarded(app, Router::new(), gate)
+}
+
+/// All routes of the protocols and those of `others`, with what every request
+/// passes. The order, from the outside: the answer is counted; CORS headers
+/// stand on every answer, also on those of the gate; the gate; the route.
+fn guarded(app: App, others: Router, gate: Gate) -> Router {
     let (app, gate) = (Arc::new(app), Arc::new(gate));
     routes::router(Arc::clone(&app))
-        .merge(ready::public(operator))
+        .merge(tail::routes(&app))
+        .merge(others)
         .layer(middleware::from_fn_with_state(Arc::clone(&gate), gate::pass))
         .layer(middleware::from_fn_with_state(app, cors::layer))
         .layer(middleware::from_fn_with_state(gate, gate::count))

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{OriginalUri, Path, Request, State};
 use axum::http::header::HOST;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 
@@ -60,6 +60,8 @@ async fn discard(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) ->
 async fn settings(
     State(app): State<Arc<App>>,
     Path(write_key): Path<String>,
+    OriginalUri(asked): OriginalUri,
+    uri: Uri,
     headers: HeaderMap,
 ) -> Response {
     if app.keys.app_id([write_key.as_str()]).is_none() {
@@ -74,9 +76,14 @@ async fn settings(
     let body = serde_json::json!({
         "integrations": { "Segment.io": {
             "apiKey": write_key,
-            "apiHost": format!("{host}/v1"),
+            "apiHost": format!("{host}{}/v1", mounted_at(&asked, &uri)),
             "protocol": protocol,
         } }
     });
     reply::json(StatusCode::OK, body.to_string())
+}
+
+/// The path that a host nested the routes under; empty where there is none.
+fn mounted_at<'a>(asked: &'a Uri, own: &Uri) -> &'a str {
+    asked.path().strip_suffix(own.path()).unwrap_or_default()
 }

@@ -19,6 +19,7 @@ use clickmill_schemas::{Event, RawJson};
 use uuid::Uuid;
 
 use super::cookie::VisitorCookie;
+use super::tail::TailToken;
 
 /// What `DNT: 1` or `Sec-GPC: 1` causes, beside being recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize)]
@@ -45,6 +46,8 @@ pub struct Options {
     /// Hosts that `/r/tp2?u=` redirects to; none by default, and then there is
     /// no such route.
     pub redirect_hosts: Vec<String>,
+    /// Who has it may watch the events at [`super::TAIL_PATH`]; nobody by default.
+    pub tail_token: Option<TailToken>,
 }
 
 /// The visitor of one request.
