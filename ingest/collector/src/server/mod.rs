@@ -20,6 +20,7 @@ mod auth;
 mod body;
 mod reply;
 mod routes;
+mod tracker;
 
 use std::future::Future;
 use std::io;

@@ -21,7 +21,9 @@ use uuid::Uuid;
 
 use super::auth::{DEFAULT_APP_ID, header_key};
 use super::body::{self, BodyError};
-use super::{App, BODY_READ_TIMEOUT, MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_EVENT_BYTES, reply};
+use super::{
+    App, BODY_READ_TIMEOUT, MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_EVENT_BYTES, reply, tracker,
+};
 use crate::collector::Encoded;
 use crate::protocol::json::without_lone_surrogates;
 use crate::protocol::privacy::without_addresses;
@@ -48,7 +50,7 @@ const ROUTES: &[(&str, Option<Call>)] = &[
 ];
 
 pub(super) fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new().route("/health", get(health));
+    let mut router = Router::new().route("/health", get(health)).merge(tracker::router());
     for prefix in ["", "/v1"] {
         for &(name, call) in ROUTES {
             let take = move |State(app): State<Arc<App>>, uri: Uri, headers, body| async move {
