@@ -8,7 +8,10 @@ use axum::http::header::CONTENT_ENCODING;
 use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 
-use super::{BODY_READ_TIMEOUT, MAX_BODY_BYTES, MAX_DISCARDED_BYTES};
+use super::{BODY_READ_TIMEOUT, MAX_DISCARDED_BYTES};
+
+/// The first bytes of gzip (RFC 1952, section 2.3.1).
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// Why there is no body.
 #[derive(Debug)]
@@ -17,40 +20,54 @@ pub(super) enum BodyError {
     Slow,
     /// The connection broke.
     Broken,
-    /// Over [`MAX_BODY_BYTES`], compressed or not; with what was read so far.
+    /// Over the limit, compressed or not; with what was read so far,
+    /// decompressed.
     TooLarge(Vec<u8>),
-    /// It says gzip and is not; with the bytes.
+    /// It says gzip and is not, or breaks off; with what could be decompressed.
     BadGzip(Vec<u8>),
-    /// An encoding other than gzip; with the bytes.
-    UnknownEncoding(Vec<u8>),
+    /// An encoding other than gzip.
+    UnknownEncoding,
 }
 
 /// The body, decompressed. gzip is recognised by its first bytes, too: not
 /// every client labels it.
-pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, BodyError> {
-    let bytes = tokio::time::timeout(BODY_READ_TIMEOUT, receive(body))
-        .await
-        .map_err(|_| BodyError::Slow)??;
+/// `most` holds for it compressed and not.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    most: usize,
+) -> Result<Vec<u8>, BodyError> {
+    let received = tokio::time::timeout(BODY_READ_TIMEOUT, receive(body, most)).await;
+    let bytes = match received.map_err(|_| BodyError::Slow)? {
+        Err(BodyError::TooLarge(bytes)) if bytes.starts_with(&GZIP) => {
+            // What is kept of it has to be readable, so that its addresses can be taken out.
+            return Err(match decompress(&bytes, most) {
+                Ok(out) | Err(BodyError::BadGzip(out)) => BodyError::TooLarge(out),
+                Err(error) => error,
+            });
+        }
+        received => received?,
+    };
     let encoding = headers.get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
-    let gzip = bytes.starts_with(&[0x1f, 0x8b]);
+    let gzip = bytes.starts_with(&GZIP);
     match encoding.as_deref() {
-        _ if gzip => decompress(bytes),
+        _ if gzip => decompress(&bytes, most),
         None | Some(b"" | b"identity") => Ok(bytes),
         Some(b"gzip" | b"x-gzip") if bytes.is_empty() => Ok(bytes),
         // Labelled, but plain: some proxies decompress and leave the label.
         Some(b"gzip" | b"x-gzip") if bytes.starts_with(b"{") => Ok(bytes),
         Some(b"gzip" | b"x-gzip") => Err(BodyError::BadGzip(bytes)),
-        Some(_) => Err(BodyError::UnknownEncoding(bytes)),
+        Some(_) => Err(BodyError::UnknownEncoding),
     }
 }
 
-async fn receive(body: Body) -> Result<Vec<u8>, BodyError> {
+async fn receive(body: Body, most: usize) -> Result<Vec<u8>, BodyError> {
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.next().await {
         bytes.extend_from_slice(&chunk.map_err(|_| BodyError::Broken)?);
-        if bytes.len() > MAX_BODY_BYTES {
-            bytes.truncate(MAX_BODY_BYTES);
+        if bytes.len() > most {
+            bytes.truncate(most);
             let mut discarded = 0;
             while let Some(Ok(chunk)) = stream.next().await {
                 discarded += chunk.len();
@@ -64,14 +81,14 @@ async fn receive(body: Body) -> Result<Vec<u8>, BodyError> {
     Ok(bytes)
 }
 
-fn decompress(bytes: Vec<u8>) -> Result<Vec<u8>, BodyError> {
+fn decompress(bytes: &[u8], most: usize) -> Result<Vec<u8>, BodyError> {
     let mut out = Vec::new();
-    let limit = MAX_BODY_BYTES as u64 + 1;
-    if MultiGzDecoder::new(bytes.as_slice()).take(limit).read_to_end(&mut out).is_err() {
-        return Err(BodyError::BadGzip(bytes));
+    let limit = most as u64 + 1;
+    if MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut out).is_err() {
+        return Err(BodyError::BadGzip(out));
     }
-    if out.len() > MAX_BODY_BYTES {
-        out.truncate(MAX_BODY_BYTES);
+    if out.len() > most {
+        out.truncate(most);
         return Err(BodyError::TooLarge(out));
     }
     Ok(out)

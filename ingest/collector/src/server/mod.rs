@@ -18,9 +18,13 @@
 
 mod auth;
 mod body;
+mod cookie;
+mod cors;
+mod intake;
 mod reply;
 mod routes;
 mod tracker;
+mod visitor;
 
 use std::future::Future;
 use std::io;
@@ -32,17 +36,16 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 pub use auth::{DEFAULT_APP_ID, WriteKeys};
+pub use cookie::{
+    CookieError, DEFAULT_COOKIE_MAX_AGE, DEFAULT_COOKIE_NAME, MAX_COOKIE_MAX_AGE, SameSite, Secure,
+    VisitorCookie,
+};
+pub use intake::MAX_REJECT_BYTES;
+pub use visitor::{Options, RespectDnt};
 
 use crate::Collector;
+pub use crate::protocol::segment::{MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_EVENT_BYTES};
 
-/// An event in a batch, or alone. Segment's limit is 32 KB; this leaves room
-/// for what clients count differently.
-pub const MAX_EVENT_BYTES: usize = 40 * 1024;
-/// A body as it arrives, and as it is once decompressed. Segment's limit is
-/// 500 KB a batch.
-pub const MAX_BODY_BYTES: usize = 600 * 1024;
-/// Messages in a batch (Segment's limit).
-pub const MAX_BATCH_EVENTS: usize = 2_500;
 /// How long a body may take to arrive; then 408, which SDKs retry.
 pub const BODY_READ_TIMEOUT: Duration = Duration::from_secs(15);
 /// Requests in work at once; more are answered 503.
@@ -84,13 +87,14 @@ pub enum ServerError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    app: Arc<App>,
+    app: App,
 }
 
 #[derive(Debug)]
 pub(crate) struct App {
     collector: Collector,
     keys: WriteKeys,
+    options: Options,
     requests: Semaphore,
 }
 
@@ -112,7 +116,18 @@ impl Server {
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let address = listener.local_addr().map_err(bind)?;
         let requests = Semaphore::new(MAX_REQUESTS);
-        Ok(Self { listener, address, app: Arc::new(App { collector, keys, requests }) })
+        Ok(Self {
+            listener,
+            address,
+            app: App { collector, keys, options: Options::default(), requests },
+        })
+    }
+
+    /// What the protocols do beyond taking events; nothing by default.
+    #[must_use]
+    pub fn with_options(mut self, options: Options) -> Self {
+        self.app.options = options;
+        self
     }
 
     /// Where it listens.
@@ -131,7 +146,7 @@ impl Server {
         stop: impl Future<Output = ()> + Send + 'static,
     ) -> Result<(), ServerError> {
         let (stopped, stopping) = tokio::sync::oneshot::channel();
-        let serve = axum::serve(self.listener, routes::router(self.app))
+        let serve = axum::serve(self.listener, routes::router(Arc::new(self.app)))
             .with_graceful_shutdown(async move {
                 stop.await;
                 let _ = stopped.send(());

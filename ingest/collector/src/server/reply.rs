@@ -1,11 +1,13 @@
-//! Answers in the form that SDKs need.
+//! Answers in the form that each protocol's SDKs need.
 
 use std::time::Duration;
 
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::intake::Outcome;
+use crate::protocol::{Form, Refusal};
 use crate::spool::AppendError;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -16,6 +18,47 @@ const RETRY_WHEN_FULL: Duration = Duration::from_secs(30);
 const RETRY_WHEN_BUSY: Duration = Duration::from_secs(2);
 /// A disk that failed, or a server that stops: another one may be up by then.
 const RETRY_LATER: Duration = Duration::from_secs(10);
+
+/// The answer to a request whose events and rejects are on disk.
+pub(super) fn outcome(form: Form, method: &Method, outcome: &Outcome) -> Response {
+    match outcome {
+        Outcome::Unauthorised => unauthorised(),
+        Outcome::NotReceived { code, message } => error(StatusCode::REQUEST_TIMEOUT, code, message),
+        Outcome::Taken { parts, refused } => taken(form, method, *parts, refused),
+        Outcome::Refused(refusal) => refused(form, method, refusal),
+        Outcome::TooLarge(refusal) => too_large(form, refusal),
+    }
+}
+
+fn taken(form: Form, _method: &Method, _parts: usize, _refused: &[(usize, Refusal)]) -> Response {
+    match form {
+        Form::Segment => success(),
+    }
+}
+
+fn refused(form: Form, _method: &Method, refusal: &Refusal) -> Response {
+    match form {
+        Form::Segment => bad_request(refusal),
+    }
+}
+
+fn too_large(form: Form, refusal: &Refusal) -> Response {
+    match form {
+        Form::Segment => bad_request(refusal),
+    }
+}
+
+fn bad_request(refusal: &Refusal) -> Response {
+    error(StatusCode::BAD_REQUEST, refusal.reason.code(), &refusal.detail)
+}
+
+pub(super) fn unauthorised() -> Response {
+    error(
+        StatusCode::UNAUTHORIZED,
+        "invalid_write_key",
+        "the write key is missing or not one of this collector's (--write-key)",
+    )
+}
 
 /// Anything but exactly this makes some SDK send again.
 pub(super) fn success() -> Response {

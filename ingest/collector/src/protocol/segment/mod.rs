@@ -29,13 +29,80 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::json::{Object, depth, elements, is_number, raw_object, text, write_key};
+use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
 
 pub use names::event_name;
 
 /// `source_protocol` of its events.
 pub const PROTOCOL: &str = "segment";
-/// JSON nested deeper than this is refused: the engines downstream have limits too.
-pub const MAX_DEPTH: usize = 64;
+
+/// A message, in a batch or alone. Segment's limit is 32 KB; this leaves room
+/// for what clients count differently.
+pub const MAX_EVENT_BYTES: usize = 40 * 1024;
+/// Messages in a batch (Segment's limit).
+pub const MAX_BATCH_EVENTS: usize = 2_500;
+/// A body, compressed and not. Segment's limit is 500 KB a batch, RudderStack's
+/// (`Gateway.maxReqSizeInKB`), whose SDKs use the same routes, 4,000 KB.
+pub const MAX_BODY_BYTES: usize = 4_000 * 1024;
+
+/// The routes below `/` and `/v1/`, and the call each takes; `None` is a batch.
+pub(crate) const ROUTES: &[(&str, Option<Call>)] = &[
+    ("track", Some(Call::Track)),
+    ("page", Some(Call::Page)),
+    ("screen", Some(Call::Screen)),
+    ("identify", Some(Call::Identify)),
+    ("group", Some(Call::Group)),
+    ("alias", Some(Call::Alias)),
+    ("batch", None),
+    ("t", Some(Call::Track)),
+    ("p", Some(Call::Page)),
+    ("s", Some(Call::Screen)),
+    ("i", Some(Call::Identify)),
+    ("g", Some(Call::Group)),
+    ("a", Some(Call::Alias)),
+    ("b", None),
+];
+
+pub(crate) static DIALECT: Dialect = Dialect {
+    name: PROTOCOL,
+    limits: Limits {
+        body_bytes: MAX_BODY_BYTES,
+        event_bytes: MAX_EVENT_BYTES,
+        events: MAX_BATCH_EVENTS,
+    },
+    form: Form::Segment,
+    query_keys: &["writeKey"],
+    open,
+};
+
+/// Opens a request to one of [`ROUTES`].
+fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
+    let name = request.path.rsplit('/').next().unwrap_or_default();
+    let call = ROUTES.iter().find(|(route, _)| *route == name).and_then(|(_, call)| *call);
+    Ok(Box::new(Body::open(request.body, call)?))
+}
+
+impl Opened for Body<'_> {
+    fn protocol(&self) -> &'static str {
+        PROTOCOL
+    }
+
+    fn write_key(&self) -> Option<&str> {
+        self.write_key.as_deref()
+    }
+
+    fn len(&self) -> usize {
+        self.messages.len()
+    }
+
+    fn bytes(&self, part: usize) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.messages[part].get().as_bytes())
+    }
+
+    fn decode<'e>(&'e self, part: usize, received: Received<'e>) -> Result<Event<'e>, Refusal> {
+        Body::decode(self, self.messages[part], received)
+    }
+}
 
 /// The kinds of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,25 +119,6 @@ pub enum Call {
     Group,
     /// Two ids are one visitor.
     Alias,
-}
-
-/// What the server knows of a request.
-#[derive(Clone, Copy, Debug)]
-pub struct Received<'a> {
-    /// By its write key.
-    pub app_id: &'a str,
-    /// By our clock.
-    pub at: Timestamp,
-}
-
-/// Why a message is no event.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{detail}")]
-pub struct Refusal {
-    /// Its code.
-    pub reason: RejectReason,
-    /// What, where, and what to do.
-    pub detail: String,
 }
 
 /// A request's body, opened: its messages, and what they share.
