@@ -66,6 +66,8 @@
   var timer;
   var failures = 0;
   var closed;
+  /** The page is left: everything is with the browser. */
+  var left;
 
   // Storage. Anything here may be forbidden, full or absent.
 
@@ -283,6 +285,7 @@
    * always carries cookies; without consent to them it is not used.
    */
   function leave() {
+    left = 1;
     var rest = granted && !closed ? without(queue, inFlight || []) : [];
     while (rest.length) {
       var next = batch(rest);
@@ -365,7 +368,7 @@
   }
   document.addEventListener('visibilitychange', function () {
     // On a phone nothing may come after this. Unlike a beacon it has an answer.
-    if (document.visibilityState == 'hidden' && !failures) send();
+    if (document.visibilityState == 'hidden' && !left && !failures) send();
   });
   window.addEventListener('pagehide', leave);
   window.addEventListener('online', function () {
@@ -373,6 +376,7 @@
     schedule(0);
   });
   window.addEventListener('pageshow', function (event) {
+    left = 0;
     // Back from the browser's cache: a page seen again.
     if (event.persisted && options.auto != 'off') run('page');
   });
