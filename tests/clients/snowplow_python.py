@@ -18,6 +18,8 @@ from snowplow_tracker import (Emitter, PagePing, PageView, ScreenView, SelfDescr
                               StructuredEvent, Subject, Tracker)
 
 DELIVERY_SECONDS = 120
+# After a failure the tracker sends all that waits at once: it is given so many at a time.
+ROUND = 24
 
 
 def iglu(name, version, data):
@@ -70,12 +72,11 @@ def main():
     url, count = sys.argv[1], int(sys.argv[2])
     method = sys.argv[3] if len(sys.argv) > 3 else "post"
     delivered = {}
-    all_delivered = threading.Event()
+    more = threading.Event()
 
     def on_success(payloads):
         delivered.update((payload["eid"], payload) for payload in payloads)
-        if len(delivered) == count:
-            all_delivered.set()
+        more.set()
 
     emitter = Emitter(url, protocol="http", method=method, on_success=on_success, request_timeout=30)
     subject = Subject()
@@ -87,11 +88,14 @@ def main():
     for n in range(count):
         event, build = VOCABULARY[n % len(VOCABULARY)]
         sent.append((tracker.track(build()), event))
-    # What is left of the last batch goes with a flush, once no retry is due.
-    for _ in range(DELIVERY_SECONDS * 10):
-        emitter.flush()
-        if all_delivered.wait(0.1):
-            break
+        if (n + 1) % ROUND == 0 or n + 1 == count:
+            # What is left of the last batch goes with a flush, once no retry is due.
+            for _ in range(DELIVERY_SECONDS * 10):
+                emitter.flush()
+                if len(delivered) == len(sent):
+                    break
+                more.clear()
+                more.wait(0.1)
     for event_id, event in sent:
         line = {"messageId": event_id, "type": delivered.get(event_id, {}).get("e"), "event": event}
         print(json.dumps(line, ensure_ascii=False))
