@@ -139,14 +139,13 @@
 
   // Events
 
-  function track(name, data, sourceName) {
+  function track(name, data) {
     if (granted === false) return;
     var now = Date.now();
     touch(now);
     var event = {
       event_id: uuid(),
       event_name: name,
-      source_event_name: sourceName,
       platform: 'web',
       client_ts: new Date(now).toISOString(),
       anonymous_id: visitor,
@@ -156,7 +155,6 @@
       page_url: here(),
       page_title: document.title,
       referrer_url: referrer || undefined,
-      user_agent: navigator.userAgent,
       language: navigator.language,
       screen_width: screen.width,
       screen_height: screen.height
@@ -300,9 +298,7 @@
 
   var commands = {
     page: pageView,
-    track: function (name, data) {
-      return track('custom', data, name);
-    },
+    track: track,
     identify: function (id, traits) {
       user = id == null ? undefined : '' + id;
       return track('identify', traits);
