@@ -33,9 +33,12 @@ ROOT = servers.ROOT
 HOME = ROOT / ".env" / "tests"
 VENV = HOME / "venv"
 NPM = HOME / "npm"
+BROWSER = HOME / "browser"
 STAMP = HOME / "installed.json"
 REQUIREMENTS = ROOT / "tests" / "requirements.txt"
-SEGMENT_NODE = "@segment/analytics-node@3.1.0"
+CLIENTS = ROOT / "tests" / "clients" / "package.json"
+# Unpacks the browser that npm's @sparticuz/chromium carries, and says where it is.
+UNPACK = "import('@sparticuz/chromium').then(({default: c}) => c.executablePath()).then(console.log)"
 
 PHASES = ("fmt", "clippy", "rust", "pipeline")
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
@@ -123,8 +126,8 @@ def build(with_tests):
 def setup():
     """Installs servers, readers and clients once; again where a pin changes."""
     servers.setup()
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
-    wanted = {"requirements": digest, "python": sys.version, "node": SEGMENT_NODE}
+    pins = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (REQUIREMENTS, CLIENTS)}
+    wanted = {**pins, "python": sys.version, "node": servers.program("node")}
     if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")) == wanted:
         return
     shutil.rmtree(HOME, ignore_errors=True)
@@ -133,9 +136,12 @@ def setup():
     servers.checked([VENV / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check",
                      "-r", REQUIREMENTS])
     NPM.mkdir()
-    (NPM / "package.json").write_text('{"private":true}\n', encoding="utf-8")
+    shutil.copy(CLIENTS, NPM)
     servers.checked([servers.program("npm"), "install", "--silent", "--no-audit", "--no-fund",
-                     "--ignore-scripts", "--save-exact", SEGMENT_NODE], cwd=NPM)
+                     "--ignore-scripts", "--no-package-lock"], cwd=NPM)
+    BROWSER.mkdir()
+    subprocess.run([servers.program("node"), "-e", UNPACK], cwd=NPM, check=False, stdout=subprocess.DEVNULL,
+                   env=dict(os.environ, TMPDIR=str(BROWSER)))
     STAMP.write_text(json.dumps(wanted), encoding="utf-8")
 
 
@@ -166,6 +172,7 @@ def pipeline(tally, environment, binary, text):
         CLICKMILL_TEST_BIN=str(pathlib.Path(binary).resolve()),
         CLICKMILL_TEST_NPM=str(NPM),
         CLICKMILL_TEST_NODE=servers.program("node"),
+        CLICKMILL_TEST_CHROMIUM=str(BROWSER / "chromium"),
     )
     command = [VENV / "bin" / "python", "-u", ROOT / "tests" / "pipeline" / "main.py", "--report", report]
     command += ["-k", text] if text else []

@@ -33,6 +33,7 @@ BUCKET = os.environ.get("CLICKMILL_TEST_BUCKET", "")
 KINESIS = os.environ.get("AWS_ENDPOINT_URL_KINESIS", "")
 NPM = os.environ.get("CLICKMILL_TEST_NPM", "")
 NODE = os.environ.get("CLICKMILL_TEST_NODE", "node")
+CHROMIUM = os.environ.get("CLICKMILL_TEST_CHROMIUM", "")
 CLIENTS = pathlib.Path(__file__).resolve().parent.parent / "clients"
 
 # Bounds against a hang, not expectations: a slow machine passes all the same.

@@ -1,11 +1,9 @@
-"""From HTTP to the tables: hostile input, damaged spools, real clients, and the process that stays up."""
+"""From HTTP to the tables: hostile input, damaged spools, and the process that stays up."""
 
 import base64
 import gzip
 import json
 import os
-import subprocess
-import sys
 
 import support
 
@@ -152,41 +150,6 @@ class Spool(support.Case):
         self.clickmill("etl", "run", "--lake", lake)
         self.assert_each_once(ids[:30], support.event_ids(lake))
         self.assertRegex(collector.text(), "WARN|ERROR")
-
-
-class Clients(support.Case):
-    MESSAGES = 390
-
-    def deliver(self, command, **options):
-        lake, spool = self.folder / "lake", self.folder / "spool"
-        collector = self.collector("--lake", lake, "--spool", spool)
-        command = [part.replace("URL", collector.url) for part in command]
-        client = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                timeout=support.COMMAND_SECONDS, **options)
-        self.assertEqual(client.returncode, 0, client.stderr.decode()[-3000:])
-        sent = [json.loads(line) for line in client.stdout.decode().splitlines()]
-        self.assertEqual(len({one["messageId"] for one in sent}), self.MESSAGES)
-        collector.stop()
-        self.clickmill("etl", "run", "--lake", lake)
-        self.assertEqual(support.files(lake, "rejects"), {})
-        found = support.query(lake, "SELECT event_id, source_event_name FROM {events}")
-        self.assert_each_once([one["messageId"] for one in sent], [row[0] for row in found])
-        self.assertEqual(len(found), self.MESSAGES)
-        names = dict(found)
-        tracks = {one["messageId"]: one["event"] for one in sent if one["type"] == "track"}
-        self.assertEqual({one: names[one] for one in tracks}, tracks)
-
-    def test_segments_python_sdk_delivers_every_message_once(self):
-        script = str(support.CLIENTS / "segment_python.py")
-        self.deliver([sys.executable, script, "URL", str(self.MESSAGES)])
-
-    def test_segments_python_sdk_delivers_every_message_once_compressed(self):
-        script = str(support.CLIENTS / "segment_python.py")
-        self.deliver([sys.executable, script, "URL", str(self.MESSAGES), "--gzip"])
-
-    def test_segments_node_sdk_delivers_every_message_once(self):
-        script = str(support.CLIENTS / "segment_node.mjs")
-        self.deliver([support.NODE, script, "URL", str(self.MESSAGES)], cwd=support.NPM)
 
 
 class Up(support.Case):

@@ -38,6 +38,7 @@ mod reply;
 mod routes;
 mod tail;
 mod tls;
+mod tracker;
 mod visitor;
 
 use std::future::Future;

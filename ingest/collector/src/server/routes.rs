@@ -12,11 +12,11 @@ use axum::routing::{MethodRouter, get, post};
 
 use super::body::{self, BodyError};
 use super::intake::ingest;
-use super::{App, reply};
+use super::{App, reply, tracker};
 use crate::protocol::{Dialect, segment};
 
 pub(super) fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new();
+    let mut router = Router::new().merge(tracker::router());
     for prefix in ["", "/v1"] {
         for (name, _) in segment::ROUTES {
             router = router.route(&format!("{prefix}/{name}"), by_post(&segment::DIALECT));
