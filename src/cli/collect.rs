@@ -30,7 +30,7 @@ const KINESIS_BATCHES: BatchLimits = BatchLimits {
     max_wait: Duration::from_millis(200),
 };
 
-/// Take events over HTTP (Segment's API) and ship them to the lake or a stream
+/// Take events over HTTP (Segment, RudderStack, Snowplow, GA4, JSON) and ship them to the lake or a stream
 ///
 /// A 200 means that the event is on this machine's disk, in the spool; from
 /// there it is shipped in the background, also after a crash or a restart on
@@ -186,6 +186,13 @@ impl Opened {
             eprintln!("error: {error}");
             return Ok(Err(ExitCode::from(EXIT_USAGE)));
         }
+        let options = match config.protocol_options() {
+            Ok(options) => options,
+            Err(error) => {
+                eprintln!("error: in [collector.cookie] of the configuration: {error}");
+                return Ok(Err(ExitCode::from(EXIT_USAGE)));
+            }
+        };
         let edge = match edge(args, config)? {
             Ok(edge) => edge,
             Err(error) => {
@@ -202,7 +209,8 @@ impl Opened {
             .spool(config.spool_options())
             .start()
             .await?;
-        let server = Server::bind_edge(collector.clone(), listen, keys, edge).await?;
+        let server =
+            Server::bind_edge(collector.clone(), listen, keys, edge).await?.with_options(options);
         Ok(Ok(Self { collector, server, spool, sink }))
     }
 
