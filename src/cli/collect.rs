@@ -34,7 +34,7 @@ const STREAM_BATCHES: BatchLimits = BatchLimits {
     max_wait: Duration::from_millis(200),
 };
 
-/// Take events over HTTP (Segment's API) and ship them to the lake or a stream
+/// Take events over HTTP (Segment, RudderStack, Snowplow, GA4, JSON) and ship them to the lake or a stream
 ///
 /// A 200 means that the event is on this machine's disk, in the spool; from
 /// there it is shipped in the background, also after a crash or a restart on
@@ -220,6 +220,13 @@ impl Opened {
             eprintln!("error: {error}");
             return Ok(Err(ExitCode::from(EXIT_USAGE)));
         }
+        let options = match config.protocol_options() {
+            Ok(options) => options,
+            Err(error) => {
+                eprintln!("error: in [collector.cookie] of the configuration: {error}");
+                return Ok(Err(ExitCode::from(EXIT_USAGE)));
+            }
+        };
         let edge = match edge(args, config)? {
             Ok(edge) => edge,
             Err(error) => {
@@ -260,7 +267,7 @@ impl Opened {
         let server = Server::bind_edge(collector.clone(), listen, keys, edge).await?;
         let token = TailToken::create(&spool)
             .with_context(|| format!("cannot write the tail's token to {}", spool.display()))?;
-        let server = server.with_options(Options { tail_token: Some(token), ..Options::default() });
+        let server = server.with_options(Options { tail_token: Some(token), ..options });
         Ok(Ok(Self { collector, server, spool, sink }))
     }
 

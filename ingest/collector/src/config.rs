@@ -9,7 +9,10 @@ use std::time::Duration;
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::server::{ConnectionLimits, KeySettings, RateLimit, TrustedProxies, WriteKeys};
+use crate::server::{
+    ConnectionLimits, CookieError, DEFAULT_COOKIE_MAX_AGE, DEFAULT_COOKIE_NAME, KeySettings,
+    Options, RateLimit, RespectDnt, SameSite, Secure, TrustedProxies, VisitorCookie, WriteKeys,
+};
 use crate::sink::{FirehoseSettings, KinesisSettings};
 use crate::spool::SpoolOptions;
 use crate::{BatchLimits, Durability};
@@ -37,6 +40,15 @@ const LEAST_SEGMENTS: u64 = 8;
 /// trusted_proxies = ["10.0.0.0/8"] # whose X-Forwarded-For is believed
 /// geoip = "/var/lib/GeoIP/GeoLite2-City.mmdb"
 /// keep_truncated_ip = false        # store 192.0.2.0/24 or 2001:db8::/48
+/// respect_dnt = "no_cookie"        # or "record_only", "anonymous"
+/// redirect_hosts = []              # hosts that /r/tp2?u= redirects to
+///
+/// [collector.cookie]               # no cookie without this section
+/// name = "sp"
+/// domain = "shop.example"
+/// max_age_days = 365
+/// same_site = "none"               # or "lax", "strict"
+/// secure = true
 ///
 /// [collector.tls]                  # PEM files, read again when they change
 /// cert = "/etc/clickmill/fullchain.pem"
@@ -82,6 +94,14 @@ pub struct CollectorConfig {
     pub batch_max_wait_ms: Option<u64>,
     /// The tracking plan's file.
     pub plan: Option<PathBuf>,
+    /// What a visitor's DNT and GPC cause.
+    #[serde(default)]
+    pub respect_dnt: RespectDnt,
+    /// Hosts that `/r/tp2?u=` redirects to; without any there is no such route.
+    #[serde(default)]
+    pub redirect_hosts: Vec<String>,
+    /// The visitor cookie; without it none is set.
+    pub cookie: Option<CookieConfig>,
     /// Write keys that are taken, each with the `app_id` of its events.
     #[serde(default)]
     pub write_keys: BTreeMap<String, WriteKeyConfig>,
@@ -143,7 +163,54 @@ pub struct SettingError {
     reason: String,
 }
 
+/// The `[collector.cookie]` section.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CookieConfig {
+    /// [`DEFAULT_COOKIE_NAME`] where it is not given.
+    pub name: Option<String>,
+    /// Subdomains of it share the cookie; without it, it is the collector's host's alone.
+    pub domain: Option<String>,
+    /// How long it lives, from the last request on.
+    pub max_age_days: Option<u64>,
+    /// When it travels from another site's page; always by default.
+    #[serde(default)]
+    pub same_site: SameSite,
+    /// False for plain http.
+    pub secure: Option<bool>,
+}
+
+impl CookieConfig {
+    /// The cookie that it describes.
+    ///
+    /// # Errors
+    /// [`CookieError`] where browsers would drop it.
+    pub fn cookie(&self) -> Result<VisitorCookie, CookieError> {
+        let max_age = self.max_age_days.map_or(DEFAULT_COOKIE_MAX_AGE, |days| {
+            Duration::from_secs(days.saturating_mul(86_400))
+        });
+        let secure = match self.secure {
+            Some(false) => Secure::AlsoHttp,
+            Some(true) | None => Secure::Https,
+        };
+        let name = self.name.as_deref().unwrap_or(DEFAULT_COOKIE_NAME);
+        VisitorCookie::new(name, self.domain.as_deref(), max_age, self.same_site, secure)
+    }
+}
+
 impl CollectorConfig {
+    /// What the protocols do beyond taking events.
+    ///
+    /// # Errors
+    /// [`CookieError`] where browsers would drop the cookie.
+    pub fn protocol_options(&self) -> Result<Options, CookieError> {
+        Ok(Options {
+            cookie: self.cookie.as_ref().map(CookieConfig::cookie).transpose()?,
+            respect_dnt: self.respect_dnt,
+            redirect_hosts: self.redirect_hosts.clone(),
+        })
+    }
+
     /// The spool's sizes.
     #[must_use]
     pub fn spool_options(&self) -> SpoolOptions {

@@ -41,7 +41,9 @@ pub use collector::{
     HEARTBEAT_EVERY, MAX_LINE_BYTES, MEMORY_LOSS_WINDOW, STREAM_ANSWER_WITHIN, STREAM_MAX_WAIT,
     TrackError,
 };
-pub use config::{CollectorConfig, RateConfig, SettingError, TlsConfig, WriteKeyConfig};
+pub use config::{
+    CollectorConfig, CookieConfig, RateConfig, SettingError, TlsConfig, WriteKeyConfig,
+};
 pub use metrics::Metrics;
 pub use shipper::BatchLimits;
 pub use sink::{FirehoseSettings, KinesisSettings};
