@@ -89,6 +89,7 @@ pub enum Durability {
 struct Inner {
     spool: Arc<Spool>,
     durability: Durability,
+    stream_within: Duration,
     overflow: OverflowPolicy,
     metrics: Arc<Metrics>,
     health: SinkHealth,
@@ -108,6 +109,7 @@ pub struct CollectorBuilder {
     limits: BatchLimits,
     heartbeat_every: Duration,
     durability: Durability,
+    stream_within: Duration,
     overflow: OverflowPolicy,
     metrics: Arc<Metrics>,
 }
@@ -174,6 +176,7 @@ impl Collector {
             limits: BatchLimits::default(),
             heartbeat_every: HEARTBEAT_EVERY,
             durability: Durability::default(),
+            stream_within: STREAM_ANSWER_WITHIN,
             overflow: OverflowPolicy::default(),
             metrics: Arc::default(),
         }
@@ -223,10 +226,11 @@ impl Collector {
             let last = appended.next_wal_seq - 1;
             let mut shipped = self.0.spool.shipped();
             let taken = shipped.wait_for(|shipped| *shipped >= last);
-            match tokio::time::timeout(STREAM_ANSWER_WITHIN, taken).await {
+            let within = self.0.stream_within;
+            match tokio::time::timeout(within, taken).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) => return Err(AppendError::Closed),
-                Err(_) => return Err(AppendError::NotShipped { within: STREAM_ANSWER_WITHIN }),
+                Err(_) => return Err(AppendError::NotShipped { within }),
             }
         }
         Ok(appended)
@@ -320,6 +324,13 @@ impl CollectorBuilder {
         self
     }
 
+    /// With [`Durability::Stream`], how long the sink is waited for;
+    /// [`STREAM_ANSWER_WITHIN`] by default.
+    pub const fn stream_answer_within(mut self, within: Duration) -> Self {
+        self.stream_within = within;
+        self
+    }
+
     /// What [`Collector::track`] does with an event that there is no room for;
     /// [`OverflowPolicy::Refuse`] by default.
     pub const fn overflow(mut self, policy: OverflowPolicy) -> Self {
@@ -335,6 +346,7 @@ impl CollectorBuilder {
     pub async fn start(self) -> Result<Collector, CollectorError> {
         let Self { dir, sink, spool: mut options, mut limits, metrics, .. } = self;
         let (durability, overflow) = (self.durability, self.overflow);
+        let stream_within = self.stream_within;
         match durability {
             Durability::Fsync => {}
             Durability::Memory => options.sync = SyncPolicy::Within(MEMORY_LOSS_WINDOW),
@@ -355,7 +367,17 @@ impl CollectorBuilder {
         });
         tokio::spawn(heartbeats(Arc::downgrade(&spool), self.heartbeat_every, closing.clone()));
         let shipper = Mutex::new(shipper);
-        let inner = Inner { spool, durability, overflow, metrics, health, closing, drain, shipper };
+        let inner = Inner {
+            spool,
+            durability,
+            stream_within,
+            overflow,
+            metrics,
+            health,
+            closing,
+            drain,
+            shipper,
+        };
         Ok(Collector(Arc::new(inner)))
     }
 }
@@ -411,3 +433,7 @@ impl std::fmt::Debug for Collector {
         f.debug_struct("Collector").field("status", &self.status()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "collector_tests.rs"]
+mod tests;
