@@ -162,15 +162,6 @@ impl Event<'_> {
         // String keys only, and every RawJson is valid by construction: it cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
-
-    /// As [`Event::encode`], appended to `line`: without an allocation of its own.
-    pub fn encode_to(&self, line: &mut Vec<u8>) {
-        let before = line.len();
-        if serde_json::to_writer(&mut *line, self).is_err() {
-            // It cannot be (see `encode`); half a line would be worse than none.
-            line.truncate(before);
-        }
-    }
 }
 
 /// Appends string or number keys to an encoded line, in place of parsing it again.

@@ -91,6 +91,7 @@ pub enum Durability {
 struct Inner {
     spool: Arc<Spool>,
     durability: Durability,
+    stream_within: Duration,
     overflow: OverflowPolicy,
     metrics: Arc<Metrics>,
     observer: Observer,
@@ -111,6 +112,7 @@ pub struct CollectorBuilder {
     limits: BatchLimits,
     heartbeat_every: Duration,
     durability: Durability,
+    stream_within: Duration,
     overflow: OverflowPolicy,
     metrics: Arc<Metrics>,
     observer: Observer,
@@ -178,6 +180,7 @@ impl Collector {
             limits: BatchLimits::default(),
             heartbeat_every: HEARTBEAT_EVERY,
             durability: Durability::default(),
+            stream_within: STREAM_ANSWER_WITHIN,
             overflow: OverflowPolicy::default(),
             metrics: Arc::default(),
             observer: Observer::default(),
@@ -243,10 +246,11 @@ impl Collector {
             let last = appended.next_wal_seq - 1;
             let mut shipped = self.0.spool.shipped();
             let taken = shipped.wait_for(|shipped| *shipped >= last);
-            match tokio::time::timeout(STREAM_ANSWER_WITHIN, taken).await {
+            let within = self.0.stream_within;
+            match tokio::time::timeout(within, taken).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) => return Err(AppendError::Closed),
-                Err(_) => return Err(AppendError::NotShipped { within: STREAM_ANSWER_WITHIN }),
+                Err(_) => return Err(AppendError::NotShipped { within }),
             }
         }
         Ok(appended)
@@ -341,6 +345,13 @@ impl CollectorBuilder {
         self
     }
 
+    /// With [`Durability::Stream`], how long the sink is waited for;
+    /// [`STREAM_ANSWER_WITHIN`] by default.
+    pub const fn stream_answer_within(mut self, within: Duration) -> Self {
+        self.stream_within = within;
+        self
+    }
+
     /// What [`Collector::track`] does with an event that there is no room for;
     /// [`OverflowPolicy::Refuse`] by default.
     pub const fn overflow(mut self, policy: OverflowPolicy) -> Self {
@@ -369,6 +380,7 @@ impl CollectorBuilder {
     pub async fn start(self) -> Result<Collector, CollectorError> {
         let Self { dir, sink, spool: mut options, mut limits, metrics, .. } = self;
         let (durability, overflow) = (self.durability, self.overflow);
+        let stream_within = self.stream_within;
         match durability {
             Durability::Fsync => {}
             Durability::Memory => options.sync = SyncPolicy::Within(MEMORY_LOSS_WINDOW),
@@ -394,6 +406,7 @@ impl CollectorBuilder {
         let inner = Inner {
             spool,
             durability,
+            stream_within,
             overflow,
             metrics,
             observer,
@@ -476,3 +489,7 @@ impl std::fmt::Debug for Collector {
         f.debug_struct("Collector").field("status", &self.status()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "collector_tests.rs"]
+mod tests;

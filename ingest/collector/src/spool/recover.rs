@@ -136,7 +136,8 @@ fn examine(ordinal: u64, path: PathBuf, bytes: &[u8]) -> FoundSegment {
         let offset = at as u64;
         match piece_at(bytes, at) {
             Piece::Frame(frame) => {
-                found.reached(offset, frame.since_sync, frame.first_wal_seq);
+                found.synced_len = found.synced_len.max(offset.saturating_sub(frame.since_sync));
+                found.reached(frame.first_wal_seq);
                 at += frame.frame_len();
                 found.valid_len = at as u64;
                 found.frames += 1;
@@ -144,7 +145,13 @@ fn examine(ordinal: u64, path: PathBuf, bytes: &[u8]) -> FoundSegment {
             }
             Piece::Damage { len, header } => {
                 if let Some(frame) = header {
-                    found.reached(offset, frame.since_sync, frame.first_wal_seq);
+                    let synced = offset.saturating_sub(frame.since_sync);
+                    found.synced_len = found.synced_len.max(synced);
+                    // Numbers of what was synced are not given out again. Those of
+                    // a write that may never have been are, if nothing of it is left.
+                    if synced > found.valid_len {
+                        found.reached(frame.first_wal_seq);
+                    }
                 }
                 let wal_seqs = header.and_then(|header| header.wal_seqs());
                 let segment = ordinal;
@@ -161,14 +168,13 @@ fn examine(ordinal: u64, path: PathBuf, bytes: &[u8]) -> FoundSegment {
 }
 
 impl FoundSegment {
-    /// An intact header at `offset`: everything before `since_sync` was synced,
-    /// and numbers up to `first_wal_seq` were given out.
-    fn reached(&mut self, offset: u64, since_sync: u64, first_wal_seq: i64) {
-        self.synced_len = self.synced_len.max(offset.saturating_sub(since_sync));
+    /// Numbers before `first_wal_seq` were given out: those that no intact
+    /// frame has are missing, from where the last one ended.
+    fn reached(&mut self, first_wal_seq: i64) {
         self.first_wal_seq.get_or_insert(first_wal_seq);
         let next = self.next_wal_seq.get_or_insert(first_wal_seq);
         if first_wal_seq > *next {
-            let offset = self.damaged.last().map_or(offset, |damage| damage.offset);
+            let offset = self.valid_len;
             self.gaps.push(Gap { first: *next, last: first_wal_seq - 1, offset });
             *next = first_wal_seq;
         }
