@@ -258,7 +258,7 @@ class Aggregation(Case):
 
         more()
         support.kinesis("SplitShard", StreamName=stream, ShardToSplit="shardId-000000000000",
-                        NewStartingHashKey=str(MIDDLE // 2))
+                        NewStartingHashKey=str(MIDDLE))
         active(stream)
         more()
         support.kinesis("MergeShards", StreamName=stream, ShardToMerge="shardId-000000000001",
