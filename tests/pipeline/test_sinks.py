@@ -247,7 +247,7 @@ class Aggregation(Case):
     def test_a_split_and_a_merge_during_load_lose_nothing(self):
         stream = create_stream(1)
         collector = self.ship(f"kinesis={stream}", support.KINESIS)
-        load = support.Load(collector.port, "load", pause=0.005)
+        load = support.Load(collector.port, "load", pause=0.05)
 
         def more():
             """Some more load has been shipped."""
@@ -258,7 +258,7 @@ class Aggregation(Case):
 
         more()
         support.kinesis("SplitShard", StreamName=stream, ShardToSplit="shardId-000000000000",
-                        NewStartingHashKey=str(MIDDLE // 2))
+                        NewStartingHashKey=str(MIDDLE))
         active(stream)
         more()
         support.kinesis("MergeShards", StreamName=stream, ShardToMerge="shardId-000000000001",
@@ -267,6 +267,7 @@ class Aggregation(Case):
         more()
         load.stop()
         self.assertEqual(load.unanswered, [])
+        self.shipped(collector)
         collector.stop()
         found = records_of(stream)
         per_shard = collections.Counter(shard["ShardId"] for shard, _ in found)

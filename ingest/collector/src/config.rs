@@ -215,11 +215,12 @@ impl CollectorConfig {
     #[must_use]
     pub fn spool_options(&self) -> SpoolOptions {
         let defaults = SpoolOptions::default();
-        let max_bytes = self.spool_max_bytes.unwrap_or(defaults.max_bytes);
+        let mut options = defaults;
+        options.max_bytes = self.spool_max_bytes.unwrap_or(defaults.max_bytes);
         // A segment makes room only once it is closed: a spool that is full
         // within its first one would stay full for good.
-        let segment_bytes = defaults.segment_bytes.min(max_bytes / LEAST_SEGMENTS);
-        SpoolOptions { max_bytes, segment_bytes, ..defaults }
+        options.segment_bytes = defaults.segment_bytes.min(options.max_bytes / LEAST_SEGMENTS);
+        options
     }
 
     /// When a batch is sent, with `defaults` for the sink in use.

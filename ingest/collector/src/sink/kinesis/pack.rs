@@ -82,15 +82,14 @@ pub(super) fn pack(
         let hash = hash_of(&line.partition_key);
         let place = map.place_of(hash);
         let Some(slot) = open.get_mut(place) else { continue };
-        if let Some(gathered) = slot {
-            if gathered.aggregate.size_with(&line.partition_key, &line.data)
-                + OUTER_PARTITION_KEY.len()
-                <= cap
-            {
-                gathered.aggregate.push(&line.partition_key, &line.data);
-                gathered.alone = None;
-                continue;
-            }
+        let fits = |gathered: &&mut Open| {
+            let size = gathered.aggregate.size_with(&line.partition_key, &line.data);
+            size + OUTER_PARTITION_KEY.len() <= cap
+        };
+        if let Some(gathered) = slot.as_mut().filter(fits) {
+            gathered.aggregate.push(&line.partition_key, &line.data);
+            gathered.alone = None;
+            continue;
         }
         if let Some(full) = slot.replace(Open::new(line, hash)) {
             out.push(full.close(place));

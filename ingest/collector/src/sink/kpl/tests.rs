@@ -6,7 +6,10 @@ use super::*;
 /// ("visitor-2", "{\"event_id\":\"e2\"}\n", explicit hash key 7), ("visitor-1", empty data).
 const FOREIGN: &[u8] = include_bytes!("aws_kinesis_agg.bin");
 
-fn inner(data: &[u8]) -> Vec<(Option<&[u8]>, Option<&[u8]>, Vec<u8>)> {
+/// Partition key, explicit hash key, data.
+type Inner<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, Vec<u8>);
+
+fn inner(data: &[u8]) -> Vec<Inner<'_>> {
     let aggregate = decode(data).expect("an aggregate");
     assert_eq!(aggregate.len(), aggregate.records().count());
     // The iterator borrows the aggregate, the records only the data.
