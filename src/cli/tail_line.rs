@@ -25,7 +25,7 @@ pub enum Shown<'l> {
     Nothing,
     /// Something about the tail itself.
     Note(String),
-    Record(WireRecord<'l>),
+    Record(Box<WireRecord<'l>>),
 }
 
 /// Reads a line of the answer.
@@ -34,7 +34,7 @@ pub fn read(line: &[u8]) -> Shown<'_> {
         return Shown::Nothing;
     }
     match WireRecord::decode(line) {
-        Ok(record) => Shown::Record(record),
+        Ok(record) => Shown::Record(Box::new(record)),
         Err(error) => {
             let note: serde_json::Value = serde_json::from_slice(line).unwrap_or_default();
             if let Some(start) = note.get("tail_start") {

@@ -112,7 +112,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     shop.run().await?;
     // An error means that the trackers' server has ended by itself.
     let _ = stop.send(());
-    trackers.await??;
+    trackers.await?;
     collector.shutdown(Duration::from_secs(10)).await;
     Ok(())
 }

@@ -9,12 +9,13 @@ use clickmill_collector::Collector;
 use clickmill_collector::commerce::{ListEvent, Product, ProductEvent};
 use clickmill_collector::plan::Plan;
 use clickmill_collector::server::{
-    Options, Server, TAIL_PATH, TAIL_TOKEN_FILE, TailToken, WriteKeys,
+    ConnectionLimits, Edge, Options, Server, TAIL_PATH, TAIL_TOKEN_FILE, TailToken, WriteKeys,
 };
 use clickmill_collector::sink::RecordKind;
 use clickmill_collector::spool::read_all;
 use clickmill_collector::tail::MAX_READERS;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -45,7 +46,7 @@ async fn start(plan: Option<Plan>, token: Option<TailToken>) -> Running {
         let stopped = async {
             let _ = stopped.await;
         };
-        server.run(stopped).await.expect("serves");
+        server.run(stopped).await;
     });
     let client = reqwest::Client::builder().timeout(DEADLINE).build().expect("a client");
     Running { url, collector, folder, stop, served, client }
@@ -165,6 +166,34 @@ async fn nobody_reads_the_tail_without_its_token() {
     // No token opens what has an empty one.
     let server = start(None, Some(TailToken::new(""))).await;
     assert_eq!(server.ask("", "Bearer ").await.status(), 401);
+}
+
+#[tokio::test]
+async fn a_tail_outlasts_the_time_after_which_idle_connections_are_closed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let collector = Collector::builder(folder.path()).start().await.expect("starts");
+    let idle = Duration::from_millis(200);
+    let connections = ConnectionLimits { idle, ..ConnectionLimits::default() };
+    let edge = Edge { connections, ..Edge::default() };
+    let address = "127.0.0.1:0".parse().expect("address");
+    let server = Server::bind_edge(collector.clone(), address, WriteKeys::any(), edge).await;
+    let token = TailToken::new("secret");
+    let options = Options { tail_token: Some(token.clone()), ..Options::default() };
+    let server = server.expect("binds").with_options(options);
+    let address = server.local_addr();
+    tokio::spawn(server.run(std::future::pending()));
+
+    let url = format!("http://{address}{TAIL_PATH}");
+    let request = reqwest::Client::new().get(url).header("authorization", token.bearer());
+    let mut tail = Lines { answer: request.send().await.expect("answers"), text: String::new() };
+    tail.next().await.expect("the beginning");
+    // Opened later and never used: once it is closed, so would be an idle tail.
+    let mut unused = tokio::net::TcpStream::connect(address).await.expect("connects");
+    let mut byte = [0; 1];
+    let closed = tokio::time::timeout(DEADLINE, unused.read(&mut byte)).await.expect("in time");
+    assert_eq!(closed.expect("in order"), 0);
+    collector.record_durable(ListEvent::search("tea")).await.expect("stored");
+    assert_eq!(tail.next().await.expect("a line")["search_query"], "tea");
 }
 
 #[tokio::test]

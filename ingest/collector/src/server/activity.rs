@@ -29,7 +29,8 @@ pub(super) enum Expired {
     Header,
 }
 
-/// A request in work, until dropped.
+/// A request in work, until dropped: once it is answered, or, where the answer
+/// is a stream that holds it, once that ends.
 pub(super) struct InWork(Arc<Activity>);
 
 impl Activity {

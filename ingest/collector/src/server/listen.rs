@@ -292,9 +292,11 @@ macro_rules! service {
     ($connections:expr, $activity:expr, $peer:expr) => {{
         let (router, activity, peer) = ($connections.router.clone(), Arc::clone(&$activity), $peer);
         service_fn(move |request: hyper::Request<Incoming>| {
-            let in_work = activity.begin();
+            let in_work = Arc::new(activity.begin());
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Peer(peer));
+            // For an answer that goes on for as long as it likes.
+            request.extensions_mut().insert(Arc::clone(&in_work));
             let answer = router.clone().call(request);
             async move {
                 let answer = answer.await;

@@ -16,12 +16,12 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Query, Request, State};
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -29,6 +29,7 @@ use axum::routing::get;
 use futures::{StreamExt, stream};
 use uuid::Uuid;
 
+use super::activity::InWork;
 use super::{App, reply};
 use crate::Collector;
 use crate::tail::{TailError, TailFilter, TailItem, TailReader};
@@ -119,28 +120,26 @@ struct Shown {
     token: Option<TailToken>,
 }
 
-async fn answer(
-    State(Shown { collector, token }): State<Shown>,
-    headers: HeaderMap,
-    filter: Result<Query<TailFilter>, QueryRejection>,
-) -> Response {
+async fn answer(State(Shown { collector, token }): State<Shown>, mut request: Request) -> Response {
     let Some(token) = token else {
         return reply::error(StatusCode::NOT_FOUND, "not_found", "this collector shows no events");
     };
-    if !token.is_in(&headers) {
+    if !token.is_in(request.headers()) {
         return reply::error(
             StatusCode::UNAUTHORIZED,
             "invalid_tail_token",
             "the tail's token is missing or another; it is in the file tail.token of the spool",
         );
     }
-    let Ok(Query(filter)) = filter else {
+    let Ok(Query(filter)) = Query::<TailFilter>::try_from_uri(request.uri()) else {
         return reply::error(
             StatusCode::BAD_REQUEST,
             "invalid_filter",
             "a tail is filtered by visitor, event, protocol, rejects=true or violations=true",
         );
     };
+    // Nothing from a host's own listener.
+    let in_work = request.extensions_mut().remove::<Arc<InWork>>();
     let reader = match collector.tail(filter) {
         Ok(reader) => reader,
         Err(error @ TailError::TooMany) => {
@@ -155,7 +154,8 @@ async fn answer(
         "plan": collector.plan().map(|plan| plan.version().to_owned()),
     } });
     let start = Bytes::from(format!("{start}\n"));
-    let lines = stream::once(std::future::ready(start)).chain(stream::unfold(reader, next));
+    let lines =
+        stream::once(std::future::ready(start)).chain(stream::unfold((reader, in_work), next));
     let headers = [
         (CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
         (CACHE_CONTROL, HeaderValue::from_static("no-store")),
@@ -163,7 +163,10 @@ async fn answer(
     (headers, Body::from_stream(lines.map(Ok::<_, Infallible>))).into_response()
 }
 
-async fn next(mut reader: TailReader) -> Option<(Bytes, TailReader)> {
+/// A reader, and the connection that does not idle while it reads.
+type Reading = (TailReader, Option<Arc<InWork>>);
+
+async fn next((mut reader, in_work): Reading) -> Option<(Bytes, Reading)> {
     let text = match tokio::time::timeout(KEEP_ALIVE, reader.next()).await {
         Err(_) => Bytes::from_static(b"\n"),
         Ok(None) => return None,
@@ -175,5 +178,5 @@ async fn next(mut reader: TailReader) -> Option<(Bytes, TailReader)> {
         }
         Ok(Some(TailItem::Lost(lines))) => format!("{{\"tail_lost\":{lines}}}\n").into(),
     };
-    Some((text, reader))
+    Some((text, (reader, in_work)))
 }
