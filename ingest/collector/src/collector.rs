@@ -8,6 +8,7 @@ use clickmill_schemas::{Event, Reject, WireRecord};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::metrics::Metrics;
 use crate::shipper::{BatchLimits, Shipper, SinkHealth};
 use crate::sink::Sink;
 use crate::spool::{
@@ -53,6 +54,7 @@ pub struct Collector(Arc<Inner>);
 
 struct Inner {
     spool: Arc<Spool>,
+    metrics: Arc<Metrics>,
     health: SinkHealth,
     /// Stops the heartbeats.
     closing: CancellationToken,
@@ -69,6 +71,7 @@ pub struct CollectorBuilder {
     spool: SpoolOptions,
     limits: BatchLimits,
     heartbeat_every: Duration,
+    metrics: Arc<Metrics>,
 }
 
 /// Why a collector does not start.
@@ -129,6 +132,7 @@ impl Collector {
             spool: SpoolOptions::default(),
             limits: BatchLimits::default(),
             heartbeat_every: HEARTBEAT_EVERY,
+            metrics: Arc::default(),
         }
     }
 
@@ -192,6 +196,12 @@ impl Collector {
         }
     }
 
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.metrics
+    }
+
     /// What opening the spool found.
     #[must_use]
     pub fn recovery(&self) -> &Recovery {
@@ -224,6 +234,13 @@ impl CollectorBuilder {
         self
     }
 
+    /// Where it counts: for who constructs a sink that counts, too. Otherwise
+    /// it has its own, see [`Collector::metrics`].
+    pub fn metrics(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// Opens the spool, recovers what a crash left, and starts shipping.
     ///
     /// # Errors
@@ -241,7 +258,14 @@ impl CollectorBuilder {
         });
         tokio::spawn(heartbeats(Arc::downgrade(&spool), self.heartbeat_every, closing.clone()));
         let shipper = Mutex::new(shipper);
-        Ok(Collector(Arc::new(Inner { spool, health, closing, drain, shipper })))
+        Ok(Collector(Arc::new(Inner {
+            spool,
+            metrics: self.metrics,
+            health,
+            closing,
+            drain,
+            shipper,
+        })))
     }
 }
 

@@ -11,12 +11,14 @@
 //!
 //! - [`Collector`]: embed it, [`Collector::track`] or [`Collector::track_durable`].
 //! - [`server`]: the HTTP API of tracker SDKs on a [`Collector`].
+//! - [`metrics`]: what it counts, for Prometheus.
 //! - [`spool`]: the durable queue; [`sink`]: where it goes; [`protocol`]: what
 //!   clients send.
 
 mod backoff;
 mod collector;
 mod config;
+pub mod metrics;
 pub mod protocol;
 pub mod server;
 mod shipper;
@@ -29,4 +31,5 @@ pub use collector::{
     MAX_LINE_BYTES, TrackError,
 };
 pub use config::{CollectorConfig, CookieConfig};
+pub use metrics::Metrics;
 pub use shipper::BatchLimits;
