@@ -125,9 +125,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     eprintln!("clickmill collect: {}", opened.describe(&context.lake));
     let Opened { collector, server, spool, .. } = opened;
-    let served = server.run(stop).await;
+    server.run(stop).await;
     let drained = collector.shutdown(DRAIN_DEADLINE).await;
-    served?;
     eprintln!("clickmill collect: {}", describe_drain(drained.left, &spool));
     Ok(ExitCode::SUCCESS)
 }

@@ -60,7 +60,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     // In the order of the data: no new clicks, the spool empty, the stream
     // read, and then a last run over what that landed.
     let Opened { collector, server, spool, sink } = opened;
-    let served = server.run(stop).await;
+    server.run(stop).await;
     eprintln!("clickmill up: draining");
     let drained = collector.shutdown(DRAIN_DEADLINE).await;
     stop_delivery.cancel();
@@ -70,7 +70,6 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     stop_etl.cancel();
     etl.await?;
-    served?;
     let report = clickmill_transform::run(&lake, &options, &Silent).await?;
     say(&report);
     eprintln!("clickmill up: {}", describe_drain(drained.left, &spool));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use aws_sdk_kinesis::types::StreamStatus;
 use clap::ValueEnum;
-use clickmill_collector::server::{Server, ServerError, WriteKeys};
+use clickmill_collector::server::{Server, WriteKeys};
 use clickmill_collector::sink::{KinesisSink, Sink};
 use clickmill_collector::{BatchLimits, Collector};
 use clickmill_delivery::LakeSink;
@@ -52,7 +52,7 @@ pub struct Pipeline {
     collector: Collector,
     address: SocketAddr,
     stop_server: CancellationToken,
-    server: JoinHandle<Result<(), ServerError>>,
+    server: JoinHandle<()>,
     delivery: Option<Delivery>,
 }
 
@@ -100,7 +100,7 @@ impl Pipeline {
     /// Where some are not; they are in the spool or the stream, and the next run delivers them.
     pub async fn finish(self) -> anyhow::Result<()> {
         self.stop_server.cancel();
-        self.server.await.context("the collector's server stopped")??;
+        self.server.await.context("the collector's server stopped")?;
         let drained = self.collector.shutdown(DRAIN_DEADLINE).await;
         if drained.left > 0 {
             let reason = self.collector.status().sink_error.unwrap_or_default();

@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 std::future::pending::<()>().await;
             }
         })
-        .await?;
+        .await;
     let drained = collector.shutdown(Duration::from_secs(10)).await;
     eprintln!("{} events left in the spool", drained.left);
     Ok(())

@@ -9,6 +9,7 @@ use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 
 use super::{BODY_READ_TIMEOUT, MAX_DISCARDED_BYTES};
+use crate::metrics::Metrics;
 
 /// The first bytes of gzip (RFC 1952, section 2.3.1).
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -36,8 +37,9 @@ pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     most: usize,
+    metrics: &Metrics,
 ) -> Result<Vec<u8>, BodyError> {
-    let received = tokio::time::timeout(BODY_READ_TIMEOUT, receive(body, most)).await;
+    let received = tokio::time::timeout(BODY_READ_TIMEOUT, receive(body, most, metrics)).await;
     let bytes = match received.map_err(|_| BodyError::Slow)? {
         Err(BodyError::TooLarge(bytes)) if bytes.starts_with(&GZIP) => {
             // What is kept of it has to be readable, so that its addresses can be taken out.
@@ -61,11 +63,13 @@ pub(super) async fn read(
     }
 }
 
-async fn receive(body: Body, most: usize) -> Result<Vec<u8>, BodyError> {
+async fn receive(body: Body, most: usize, metrics: &Metrics) -> Result<Vec<u8>, BodyError> {
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.next().await {
-        bytes.extend_from_slice(&chunk.map_err(|_| BodyError::Broken)?);
+        let chunk = chunk.map_err(|_| BodyError::Broken)?;
+        metrics.body_bytes.add(chunk.len() as u64);
+        bytes.extend_from_slice(&chunk);
         if bytes.len() > most {
             bytes.truncate(most);
             let mut discarded = 0;

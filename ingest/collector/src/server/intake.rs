@@ -16,6 +16,7 @@ use std::borrow::Cow;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
+use axum::http::header::ORIGIN;
 use axum::http::request::Parts;
 use axum::response::Response;
 use base64::Engine;
@@ -23,11 +24,13 @@ use base64::engine::general_purpose::STANDARD;
 use clickmill_schemas::{Event, Reject, RejectReason, Timestamp};
 use uuid::Uuid;
 
-use super::auth::{DEFAULT_APP_ID, header_key};
+use super::auth::{DEFAULT_APP_ID, NotAdmitted, header_key};
 use super::body::{self, BodyError};
+use super::geo::Place;
 use super::visitor::Visitor;
 use super::{App, BODY_READ_TIMEOUT, reply};
 use crate::collector::Encoded;
+use crate::metrics::Metrics;
 use crate::protocol::json::without_lone_surrogates;
 use crate::protocol::privacy::{query_without_addresses, without_addresses};
 use crate::protocol::{Dialect, Opened, Received, Refusal, Request};
@@ -38,6 +41,8 @@ pub const MAX_REJECT_BYTES: usize = 700 * 1024;
 
 /// What came of a request.
 pub(super) struct Verdict {
+    /// What it came by.
+    pub protocol: &'static str,
     /// What is stored before it is answered: events and rejects.
     pub store: Vec<Encoded>,
     pub outcome: Outcome,
@@ -53,8 +58,31 @@ pub(super) enum Outcome {
     TooLarge(Refusal),
     /// No known write key.
     Unauthorised,
+    /// A known one that does not write this.
+    NotAdmitted(NotAdmitted),
     /// The body did not arrive; a retry may do better.
     NotReceived { code: &'static str, message: String },
+}
+
+impl Outcome {
+    /// Once what came of the request is on disk.
+    fn count(&self, protocol: &'static str, metrics: &Metrics) {
+        let rejected =
+            |reason: RejectReason| metrics.events_rejected.with([protocol, reason.code()]).inc();
+        match self {
+            Self::Taken { parts, refused } => {
+                let accepted = parts.saturating_sub(refused.len());
+                if accepted > 0 {
+                    metrics.events_accepted.with([protocol]).add(accepted as u64);
+                }
+                for (_, refusal) in refused {
+                    rejected(refusal.reason);
+                }
+            }
+            Self::Refused(refusal) | Self::TooLarge(refusal) => rejected(refusal.reason),
+            Self::Unauthorised | Self::NotAdmitted(_) | Self::NotReceived { .. } => {}
+        }
+    }
 }
 
 /// One request of `dialect`.
@@ -66,19 +94,24 @@ pub(super) async fn ingest(
 ) -> Response {
     let Ok(_permit) = app.requests.try_acquire() else { return reply::overloaded() };
     let at = Timestamp::now();
-    let read = body::read(&head.headers, body, dialect.limits.body_bytes).await;
+    let metrics = app.collector.metrics();
+    let read = body::read(&head.headers, body, dialect.limits.body_bytes, metrics).await;
     let incoming = Incoming::new(app, dialect, head, at);
-    let Verdict { store, outcome } = match read {
+    let Verdict { protocol, store, outcome } = match read {
         Ok(bytes) => incoming.judge(&bytes),
         Err(error) => incoming.unread(error),
     };
-    if !store.is_empty()
-        && let Err(error) = app.collector.append(store).await
-    {
-        return reply::not_stored(&error);
+    if !store.is_empty() {
+        if let Err(error) = app.collector.append(store).await {
+            return reply::not_stored(&error);
+        }
+        outcome.count(protocol, metrics);
     }
     let mut response = reply::outcome(dialect.form, &head.method, &outcome);
-    if !matches!(outcome, Outcome::Unauthorised | Outcome::NotReceived { .. }) {
+    if !matches!(
+        outcome,
+        Outcome::Unauthorised | Outcome::NotAdmitted(_) | Outcome::NotReceived { .. }
+    ) {
         incoming.visitor.answer(&mut response);
     }
     response
@@ -96,6 +129,8 @@ struct Incoming<'a> {
     /// Outside of the body: in the Authorization header, in the query.
     keys: Vec<Cow<'a, str>>,
     visitor: Visitor,
+    /// Of its address; nothing where the visitor asked to be anonymous.
+    place: Option<&'a Place>,
 }
 
 impl<'a> Incoming<'a> {
@@ -113,6 +148,8 @@ impl<'a> Incoming<'a> {
             .and_then(|(_, id)| Uuid::parse_str(&id).ok())
             .filter(|id| !id.is_nil());
         let visitor = Visitor::of(&app.options, &head.headers, nuid);
+        let anonymous = head.headers.contains_key("sp-anonymous");
+        let place = head.extensions.get::<Place>().filter(|_| !anonymous);
         Self {
             app,
             dialect,
@@ -122,6 +159,7 @@ impl<'a> Incoming<'a> {
             headers: &head.headers,
             keys,
             visitor,
+            place,
         }
     }
 
@@ -146,13 +184,18 @@ impl<'a> Incoming<'a> {
             Err(refusal) => return self.refuse(refusal, &bytes),
         };
         let keys = self.keys.iter().map(|key| &**key).chain(opened.write_key());
-        let Some(app_id) = self.app.keys.app_id(keys) else {
-            return Verdict { store: Vec::new(), outcome: Outcome::Unauthorised };
+        let Some(key) = self.app.keys.find(keys) else {
+            return self.nothing(Outcome::Unauthorised);
         };
+        let app_id = key.app_id;
         let most = self.dialect.limits.events;
         if opened.len() > most {
             let detail = format!("a batch holds at most {most} events; send smaller ones");
             return self.refuse(Refusal::new(RejectReason::TooLarge, detail), &bytes);
+        }
+        let origin = self.headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
+        if let Err(reason) = key.admit(origin, opened.len()) {
+            return self.nothing(Outcome::NotAdmitted(reason));
         }
         let mut store = Vec::with_capacity(opened.len());
         let mut refused = Vec::new();
@@ -166,7 +209,8 @@ impl<'a> Incoming<'a> {
                 }
             }
         }
-        Verdict { store, outcome: Outcome::Taken { parts: opened.len(), refused } }
+        let outcome = Outcome::Taken { parts: opened.len(), refused };
+        Verdict { protocol: opened.protocol(), store, outcome }
     }
 
     fn decode(&self, opened: &dyn Opened, part: usize, app_id: &str) -> Result<Encoded, Refusal> {
@@ -185,6 +229,9 @@ impl<'a> Incoming<'a> {
     /// between a decoder and the spool.
     fn finish(&self, event: &mut Event<'_>) {
         self.visitor.finish(event);
+        if let Some(place) = self.place {
+            place.finish(event);
+        }
     }
 
     /// The one place where a reject is made.
@@ -229,14 +276,17 @@ impl<'a> Incoming<'a> {
             let app_id = (app_id != DEFAULT_APP_ID).then_some(app_id);
             self.reject(self.dialect.name, &refusal, app_id, sent)
         });
-        Verdict { store: store.into_iter().collect(), outcome: Outcome::Refused(refusal) }
+        Verdict { store: store.into_iter().collect(), ..self.nothing(Outcome::Refused(refusal)) }
+    }
+
+    /// Stores nothing.
+    fn nothing(&self, outcome: Outcome) -> Verdict {
+        Verdict { protocol: self.dialect.name, store: Vec::new(), outcome }
     }
 
     fn unread(&self, error: BodyError) -> Verdict {
-        let not_received = |code, message: String| Verdict {
-            store: Vec::new(),
-            outcome: Outcome::NotReceived { code, message },
-        };
+        let not_received =
+            |code, message: String| self.nothing(Outcome::NotReceived { code, message });
         match error {
             BodyError::Slow => {
                 not_received("timeout", format!("the body took longer than {BODY_READ_TIMEOUT:?}"))

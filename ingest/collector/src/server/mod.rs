@@ -1,4 +1,5 @@
-//! The HTTP server on a [`Collector`]: Segment's tracking API and `/health`.
+//! The HTTP server on a [`Collector`]: Segment's tracking API, `/health`,
+//! `/ready` and `/metrics`.
 //!
 //! # Guarantees
 //! - `200 {"success":true}` is answered once everything in the request that is
@@ -6,41 +7,75 @@
 //!   the parts that are no events.
 //! - What a retry could save is never answered with a 4xx that makes clients
 //!   drop it: a full spool, a full queue and a failing disk are 503 with
-//!   Retry-After, a body that arrives too slowly is 408.
-//! - Bad input is 400 (and 401, 404, 405), never 500. Every error has the body
-//!   `{"code":...,"message":...}`.
-//! - IP addresses, payloads and write keys are neither stored nor logged.
+//!   Retry-After, too much at once is 429 with Retry-After, a body that arrives
+//!   too slowly is 408.
+//! - Bad input is 400 (and 401, 403, 404, 405, 431), never 500. Every error has
+//!   the body `{"code":...,"message":...}`, but for what is no HTTP at all.
+//! - IP addresses, payloads and write keys are neither stored nor logged: an
+//!   address is seen by the `gate` module only, which every request passes.
+//! - Slow and idle clients, and too many of them, do not keep others out: see
+//!   [`ConnectionLimits`].
 //!
 //! # Limits
 //! See the constants of this module; a request over them is refused (400, with
 //! a reject record), an event over [`MAX_EVENT_BYTES`] in a batch becomes a
 //! reject while the others go on.
 
+mod activity;
 mod auth;
 mod body;
+mod client;
 mod cookie;
 mod cors;
+mod gate;
+mod geo;
 mod intake;
+mod limits;
+mod listen;
+mod ready;
+mod reload;
 mod reply;
 mod routes;
+mod tls;
 mod visitor;
 
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::middleware;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-pub use auth::{DEFAULT_APP_ID, WriteKeys};
+pub use auth::{AllowedOrigin, DEFAULT_APP_ID, KeySettings, OriginError, WriteKeys};
+pub use client::{MAX_FORWARDED_HOPS, TrustedProxies};
 pub use cookie::{
     CookieError, DEFAULT_COOKIE_MAX_AGE, DEFAULT_COOKIE_NAME, MAX_COOKIE_MAX_AGE, SameSite, Secure,
     VisitorCookie,
 };
+pub use gate::{MAX_HEADER_BYTES, REQUEST_TIMEOUT};
+pub use geo::{GeoIp, GeoIpError, KeepNetwork, TRUNCATED_IPV4_BITS, TRUNCATED_IPV6_BITS};
 pub use intake::MAX_REJECT_BYTES;
+pub use limits::{ADDRESS_CELLS, MAX_PER_SECOND, RateLimit, RateLimitError};
+pub use listen::{
+    ACCEPT_PAUSE, ConnectionLimits, HANDSHAKE_TIMEOUT, HEADER_READ_TIMEOUT, IDLE_TIMEOUT,
+    IDLE_TIMEOUT_WHEN_FULL, MAX_CONNECTIONS, MAX_HEADERS, MAX_HTTP2_STREAMS,
+};
+pub use ready::NOT_READY_SPOOL_PERCENT;
+pub use reload::RELOAD_EVERY;
+pub use tls::{Tls, TlsError};
 pub use visitor::{Options, RespectDnt};
+
+use auth::KeyRing;
+use gate::Gate;
+use limits::AddressLimit;
+use listen::Connections;
+use ready::Operator;
 
 use crate::Collector;
 pub use crate::protocol::segment::{MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_EVENT_BYTES};
@@ -76,29 +111,56 @@ pub enum ServerError {
         /// Why not.
         source: io::Error,
     },
-    /// Accepting connections failed for good.
-    #[error("the HTTP server ended")]
-    Serve(#[source] io::Error),
 }
 
-/// A server that has its address and does not answer yet.
+/// How a server stands towards the network. The default is for a machine's own
+/// processes, or for a load balancer in front that does the same.
+#[derive(Debug, Default)]
+pub struct Edge {
+    /// Speak TLS, and nothing else.
+    pub tls: Option<Tls>,
+    /// How many connections, and how slow.
+    pub connections: ConnectionLimits,
+    /// Whose `X-Forwarded-For` is believed; nobody's by default.
+    pub trusted_proxies: TrustedProxies,
+    /// Requests from one address; not limited by default, because behind a
+    /// proxy that is not in `trusted_proxies` all of them have the same one.
+    pub address_limit: Option<RateLimit>,
+    /// Where requests come from.
+    pub geo: Option<GeoIp>,
+    /// Whether anything of their addresses is stored.
+    pub keep_network: KeepNetwork,
+    /// Where `/metrics`, and the numbers of `/health` and `/ready`, are shown.
+    /// Without one, to this machine's processes on the listener itself.
+    pub admin_listen: Option<SocketAddr>,
+    /// How often the files of `tls` and `geo` are looked at; [`RELOAD_EVERY`]
+    /// where this is `None`.
+    pub reload_every: Option<Duration>,
+    /// How long it goes on taking requests, while `/ready` is 503 already,
+    /// after it was told to stop: as long as the load balancer needs to notice.
+    pub stop_delay: Duration,
+}
+
+/// A server that has its addresses and does not answer yet.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    admin: Option<(TcpListener, SocketAddr)>,
     app: App,
+    edge: Edge,
 }
 
 #[derive(Debug)]
 pub(crate) struct App {
     collector: Collector,
-    keys: WriteKeys,
+    keys: KeyRing,
     options: Options,
     requests: Semaphore,
 }
 
 impl Server {
-    /// Binds `address`; port 0 takes a free one.
+    /// Binds `address`, with the default [`Edge`]; port 0 takes a free one.
     ///
     /// # Errors
     /// [`ServerError::OpenToAll`] where every write key is good and the address
@@ -108,18 +170,31 @@ impl Server {
         address: SocketAddr,
         keys: WriteKeys,
     ) -> Result<Self, ServerError> {
+        Self::bind_edge(collector, address, keys, Edge::default()).await
+    }
+
+    /// Binds `address` and what `edge` says.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub async fn bind_edge(
+        collector: Collector,
+        address: SocketAddr,
+        keys: WriteKeys,
+        edge: Edge,
+    ) -> Result<Self, ServerError> {
         if keys.is_any() && !address.ip().is_loopback() {
             return Err(ServerError::OpenToAll { address });
         }
-        let bind = |source| ServerError::Bind { address, source };
-        let listener = TcpListener::bind(address).await.map_err(bind)?;
-        let address = listener.local_addr().map_err(bind)?;
+        let (listener, address) = bind(address).await?;
+        let admin = match edge.admin_listen {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
         let requests = Semaphore::new(MAX_REQUESTS);
-        Ok(Self {
-            listener,
-            address,
-            app: App { collector, keys, options: Options::default(), requests },
-        })
+        let app =
+            App { collector, keys: KeyRing::new(keys), options: Options::default(), requests };
+        Ok(Self { listener, address, admin, app, edge })
     }
 
     /// What the protocols do beyond taking events; nothing by default.
@@ -135,33 +210,90 @@ impl Server {
         self.address
     }
 
-    /// Answers until `stop`, then lets requests in work finish for
-    /// [`STOP_GRACE`]. The collector is the caller's to shut down, afterwards.
-    ///
-    /// # Errors
-    /// [`ServerError::Serve`].
-    pub async fn run(
-        self,
-        stop: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<(), ServerError> {
-        let (stopped, stopping) = tokio::sync::oneshot::channel();
-        let serve = axum::serve(self.listener, routes::router(Arc::new(self.app)))
-            .with_graceful_shutdown(async move {
-                stop.await;
-                let _ = stopped.send(());
-            })
-            .into_future();
-        let too_long = async move {
-            // An error means that `serve` has ended by itself.
-            if stopping.await.is_ok() {
-                tokio::time::sleep(STOP_GRACE).await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            ended = serve => ended.map_err(ServerError::Serve),
-            () = too_long => Ok(()),
-        }
+    /// Where the operator's listener listens.
+    #[must_use]
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().map(|(_, address)| *address)
     }
+
+    /// Whether it speaks TLS.
+    #[must_use]
+    pub const fn is_tls(&self) -> bool {
+        self.edge.tls.is_some()
+    }
+
+    /// Answers until `stop`, then says that it is not ready for
+    /// [`Edge::stop_delay`], takes no more connections and lets requests in
+    /// work finish for [`STOP_GRACE`]. The operator's listener ends last. The
+    /// collector is the caller's to shut down, afterwards.
+    pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) {
+        let Self { listener, admin, app, edge, .. } = self;
+        let metrics = Arc::clone(app.collector.metrics());
+        let watching = CancellationToken::new();
+        let _stop_watching = watching.clone().drop_guard();
+        let every = edge.reload_every.unwrap_or(RELOAD_EVERY);
+        if let Some(Tls(files)) = &edge.tls {
+            let files = Arc::clone(files);
+            tokio::spawn(files.watch(every, Arc::clone(&metrics), watching.clone()));
+        }
+        if let Some(GeoIp(file)) = &edge.geo {
+            let file = Arc::clone(file);
+            tokio::spawn(file.watch(every, Arc::clone(&metrics), watching.clone()));
+        }
+        let draining = Arc::new(AtomicBool::new(false));
+        let operator = Operator {
+            collector: app.collector.clone(),
+            draining: Arc::clone(&draining),
+            elsewhere: admin.is_some(),
+        };
+        let admin_router = ready::admin(operator.clone());
+        let gate = Gate {
+            metrics: Arc::clone(&metrics),
+            trusted: edge.trusted_proxies,
+            addresses: edge.address_limit.map(AddressLimit::new),
+            geo: edge.geo,
+            keep_network: edge.keep_network,
+            started: Instant::now(),
+        };
+        let router = guarded(app, operator, gate);
+        let public = Connections::new(router, edge.tls, edge.connections, Arc::clone(&metrics));
+        let stop_delay = edge.stop_delay;
+        let stop_public = async move {
+            stop.await;
+            draining.store(true, Ordering::Relaxed);
+            tokio::time::sleep(stop_delay).await;
+        };
+        let served = CancellationToken::new();
+        let end_of_public = served.clone();
+        let operators = async move {
+            let Some((listener, _)) = admin else { return };
+            let connections =
+                Connections::new(admin_router, None, ConnectionLimits::default(), metrics);
+            connections.serve(listener, end_of_public.cancelled(), STOP_GRACE).await;
+        };
+        let public = async move {
+            public.serve(listener, stop_public, STOP_GRACE).await;
+            served.cancel();
+        };
+        tokio::join!(public, operators);
+    }
+}
+
+/// All routes, with what every request passes. The order, from the outside:
+/// the answer is counted; CORS headers stand on every answer, also on those of
+/// the gate; the gate; the route.
+fn guarded(app: App, operator: Operator, gate: Gate) -> Router {
+    let (app, gate) = (Arc::new(app), Arc::new(gate));
+    routes::router(Arc::clone(&app))
+        .merge(ready::public(operator))
+        .layer(middleware::from_fn_with_state(Arc::clone(&gate), gate::pass))
+        .layer(middleware::from_fn_with_state(app, cors::layer))
+        .layer(middleware::from_fn_with_state(gate, gate::count))
+}
+
+async fn bind(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ServerError> {
+    let failed = |source| ServerError::Bind { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
 }

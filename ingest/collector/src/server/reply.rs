@@ -6,6 +6,7 @@ use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 
+use super::auth::NotAdmitted;
 use super::intake::Outcome;
 use crate::protocol::{Form, Refusal};
 use crate::spool::AppendError;
@@ -18,11 +19,14 @@ const RETRY_WHEN_FULL: Duration = Duration::from_secs(30);
 const RETRY_WHEN_BUSY: Duration = Duration::from_secs(2);
 /// A disk that failed, or a server that stops: another one may be up by then.
 const RETRY_LATER: Duration = Duration::from_secs(10);
+/// SDKs honour no more (Segment's cap Retry-After at 300 s).
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(300);
 
 /// The answer to a request whose events and rejects are on disk.
 pub(super) fn outcome(form: Form, method: &Method, outcome: &Outcome) -> Response {
     match outcome {
         Outcome::Unauthorised => unauthorised(),
+        Outcome::NotAdmitted(reason) => not_admitted(*reason),
         Outcome::NotReceived { code, message } => error(StatusCode::REQUEST_TIMEOUT, code, message),
         Outcome::Taken { parts, refused } => taken(form, method, *parts, refused),
         Outcome::Refused(refusal) => refused(form, method, refusal),
@@ -122,10 +126,47 @@ pub(super) fn json(status: StatusCode, body: String) -> Response {
     (status, [(CONTENT_TYPE, JSON)], body).into_response()
 }
 
+/// The code of a refusal, for whoever counts it: an extension of the answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Code(pub &'static str);
+
 /// `{"code","message"}`: rudder-sdk-python retries for ever without both.
-pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
+pub(super) fn error(status: StatusCode, code: &'static str, message: &str) -> Response {
     let body = serde_json::json!({ "code": code, "message": message });
-    json(status, body.to_string())
+    let mut response = json(status, body.to_string());
+    response.extensions_mut().insert(Code(code));
+    response
+}
+
+/// More than a limit allows; some of it may come again after `wait`.
+pub(super) fn too_many(code: &'static str, message: &str, wait: Duration) -> Response {
+    let mut response = error(StatusCode::TOO_MANY_REQUESTS, code, message);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+    response
+}
+
+/// What a client is told to wait: at least a second, at most [`MAX_RETRY_AFTER`].
+fn whole_seconds(wait: Duration) -> u64 {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    seconds.clamp(1, MAX_RETRY_AFTER.as_secs())
+}
+
+/// A request that is in work for too long; most likely the disk hangs.
+pub(super) fn hanging() -> Response {
+    retry("request_timeout", "the request takes too long; try again", RETRY_LATER)
+}
+
+pub(super) fn not_admitted(reason: NotAdmitted) -> Response {
+    match reason {
+        NotAdmitted::Origin => error(
+            StatusCode::FORBIDDEN,
+            "origin_not_allowed",
+            "pages of this site may not use this write key",
+        ),
+        NotAdmitted::Rate(wait) => {
+            too_many("key_rate_limit", "too many events with this write key", wait)
+        }
+    }
 }
 
 pub(super) fn overloaded() -> Response {
@@ -154,8 +195,21 @@ pub(super) fn not_stored(reason: &AppendError) -> Response {
     }
 }
 
-fn retry(code: &str, message: &str, after: Duration) -> Response {
+fn retry(code: &'static str, message: &str, after: Duration) -> Response {
     let mut response = error(StatusCode::SERVICE_UNAVAILABLE, code, message);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds_within_what_sdks_honour() {
+        let cases = [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (300_000, 300), (301_000, 300)];
+        for (wait, seconds) in cases {
+            assert_eq!(whole_seconds(Duration::from_millis(wait)), seconds, "{wait} ms");
+        }
+    }
 }

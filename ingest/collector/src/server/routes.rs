@@ -5,21 +5,20 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION};
+use axum::http::header::{CONTENT_TYPE, HOST, LOCATION};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
-use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
 use super::auth::header_key;
 use super::body::{self, BodyError};
 use super::intake::ingest;
-use super::{App, cors, reply};
+use super::{App, reply};
 use crate::protocol::json::parameters;
 use crate::protocol::{Dialect, ga4, native, rudderstack, segment, snowplow};
 
 pub(super) fn router(app: Arc<App>) -> Router {
-    let mut router = Router::new().route("/health", get(health));
+    let mut router = Router::new();
     for prefix in ["", "/v1"] {
         for (name, _) in segment::ROUTES {
             router = router.route(&format!("{prefix}/{name}"), by_post(&segment::DIALECT));
@@ -56,7 +55,6 @@ pub(super) fn router(app: Arc<App>) -> Router {
                 "events are sent with POST",
             )
         })
-        .layer(middleware::from_fn(cors::layer))
         .with_state(app)
 }
 
@@ -96,8 +94,9 @@ fn not_found() -> Response {
 }
 
 /// SDKs send metrics of their own: read, and forgotten.
-async fn discard(headers: HeaderMap, body: Body) -> Response {
-    match body::read(&headers, body, segment::MAX_BODY_BYTES).await {
+async fn discard(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
+    let metrics = app.collector.metrics();
+    match body::read(&headers, body, segment::MAX_BODY_BYTES, metrics).await {
         Ok(_) | Err(BodyError::TooLarge(_) | BodyError::BadGzip(_)) => reply::success(),
         Err(_) => reply::error(StatusCode::BAD_REQUEST, "malformed", "the body cannot be read"),
     }
@@ -186,27 +185,5 @@ async fn redirect(State(app): State<Arc<App>>, request: Request) -> Response {
     *response.body_mut() = Body::empty();
     response.headers_mut().remove(CONTENT_TYPE);
     response.headers_mut().insert(LOCATION, location);
-    response
-}
-
-async fn health(State(app): State<Arc<App>>) -> Response {
-    let status = app.collector.status();
-    let spool = &status.spool;
-    let ok = spool.write_error.is_none() && spool.bytes < spool.max_bytes;
-    let body = serde_json::json!({
-        "ok": ok,
-        "collector_id": status.collector_id,
-        "spool_bytes": spool.bytes,
-        "spool_max_bytes": spool.max_bytes,
-        "last_wal_seq": spool.last_wal_seq,
-        "shipped_wal_seq": spool.shipped_wal_seq,
-        "backlog": spool.last_wal_seq - spool.shipped_wal_seq,
-        "refused": spool.refused,
-        "write_error": spool.write_error,
-        "sink_error": status.sink_error,
-    });
-    let code = if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let mut response = reply::json(code, body.to_string());
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
