@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args as ClapArgs;
-use clickmill_collector::server::Server;
+use clickmill_collector::server::{Edge, GeoIp, KeepNetwork, Server, Tls};
 use clickmill_collector::sink::{KinesisSink, Sink};
-use clickmill_collector::{BatchLimits, Collector};
+use clickmill_collector::{BatchLimits, Collector, CollectorConfig, SettingError};
 use clickmill_delivery::LakeSink;
 use clickmill_lake::Lake;
 
@@ -42,6 +42,7 @@ const KINESIS_BATCHES: BatchLimits = BatchLimits {
 Examples:
   clickmill collect                                        any write key, this machine only
   clickmill collect --listen 0.0.0.0:8080 --write-key 9hbkJNpR
+  clickmill collect --listen 0.0.0.0:443 --tls-cert fullchain.pem --tls-key privkey.pem --write-key 9hbkJNpR
   clickmill collect --sink kinesis=clicks --write-key 9hbkJNpR --spool /var/lib/clickmill
   clickmill collect --listen 127.0.0.1:0                   a free port, printed at the start
 
@@ -62,6 +63,26 @@ pub struct Args {
     /// Where events go: lake (the raw zone of --lake) or kinesis=STREAM [default: lake]
     #[arg(long, value_name = "SINK")]
     sink: Option<SinkChoice>,
+
+    /// The server's certificate chain, PEM; it then speaks TLS only. Read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// Where /metrics and the numbers of /health and /ready are shown; else to this machine only
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+
+    /// A proxy or network whose X-Forwarded-For is believed; repeatable
+    #[arg(long = "trusted-proxy", value_name = "NETWORK")]
+    trusted_proxies: Vec<String>,
+
+    /// A MaxMind database: events get country, region and city before the address is dropped
+    #[arg(long, value_name = "FILE")]
+    geoip: Option<PathBuf>,
 
     /// The folder that keeps events until they are shipped [default: ./clickmill-spool]
     #[arg(long, value_name = "DIR")]
@@ -172,6 +193,13 @@ impl Opened {
                 return Ok(Err(ExitCode::from(EXIT_USAGE)));
             }
         };
+        let edge = match edge(args, config)? {
+            Ok(edge) => edge,
+            Err(error) => {
+                eprintln!("error: {error}");
+                return Ok(Err(ExitCode::from(EXIT_USAGE)));
+            }
+        };
         let spool = args.spool.clone().or_else(|| config.spool.clone());
         let spool = spool.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
         let (opened, limits) = sink.open(&context.lake).await?;
@@ -181,19 +209,49 @@ impl Opened {
             .spool(config.spool_options())
             .start()
             .await?;
-        let server = Server::bind(collector.clone(), listen, keys).await?.with_options(options);
+        let server =
+            Server::bind_edge(collector.clone(), listen, keys, edge).await?.with_options(options);
         Ok(Ok(Self { collector, server, spool, sink }))
     }
 
     /// Where it listens, keeps and sends events.
     pub fn describe(&self, lake: &str) -> String {
+        let admin = self.server.admin_addr();
+        let admin = admin.map(|at| format!(", metrics on http://{at}/metrics")).unwrap_or_default();
         format!(
-            "listening on http://{}, spool {}, sink {}",
+            "listening on {}://{}{admin}, spool {}, sink {}",
+            if self.server.is_tls() { "https" } else { "http" },
             self.server.local_addr(),
             self.spool.display(),
             self.sink.describe(lake)
         )
     }
+}
+
+/// How the server stands towards the network. The inner error is a wrong setting.
+fn edge(args: &Args, config: &CollectorConfig) -> anyhow::Result<Result<Edge, SettingError>> {
+    let tls = match (&args.tls_cert, &args.tls_key, &config.tls) {
+        (Some(cert), Some(key), _) => Some(Tls::open(cert, key)?),
+        (_, _, Some(files)) => Some(Tls::open(&files.cert, &files.key)?),
+        _ => None,
+    };
+    let geo = args.geoip.as_ref().or(config.geoip.as_ref()).map(GeoIp::open).transpose()?;
+    let keep_network =
+        if config.keep_truncated_ip { KeepNetwork::Truncated } else { KeepNetwork::Nothing };
+    let settings = || {
+        Ok(Edge {
+            tls,
+            geo,
+            keep_network,
+            connections: config.connection_limits(),
+            trusted_proxies: config.trusted(args.trusted_proxies.iter().map(String::as_str))?,
+            address_limit: config.address_limit()?,
+            admin_listen: args.admin_listen.or(config.admin_listen),
+            reload_every: None,
+            stop_delay: Duration::from_millis(config.stop_delay_ms.unwrap_or(0)),
+        })
+    };
+    Ok(settings())
 }
 
 /// What is left in the spool after a drain.

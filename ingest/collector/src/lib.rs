@@ -30,6 +30,8 @@ pub use collector::{
     Collector, CollectorBuilder, CollectorError, CollectorStatus, Drained, HEARTBEAT_EVERY,
     MAX_LINE_BYTES, TrackError,
 };
-pub use config::{CollectorConfig, CookieConfig};
+pub use config::{
+    CollectorConfig, CookieConfig, RateConfig, SettingError, TlsConfig, WriteKeyConfig,
+};
 pub use metrics::Metrics;
 pub use shipper::BatchLimits;

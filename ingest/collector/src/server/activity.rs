@@ -108,63 +108,58 @@ mod tests {
     const IDLE: Duration = Duration::from_secs(75);
     const HEADER: Duration = Duration::from_secs(10);
 
-    fn expired(activity: &Activity) -> Option<Expired> {
-        activity.expired(Instant::now(), IDLE, HEADER)
+    /// A connection, and the moment so many seconds after it began.
+    fn begun() -> (Arc<Activity>, impl Fn(u64) -> Instant) {
+        let began = Instant::now();
+        (Arc::new(Activity::new(began)), move |seconds| began + Duration::from_secs(seconds))
     }
 
-    async fn pass(time: Duration) {
-        tokio::time::advance(time).await;
+    fn expired(activity: &Activity, now: Instant) -> Option<Expired> {
+        activity.expired(now, IDLE, HEADER)
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_without_a_request_idles_out() {
-        let activity = Arc::new(Activity::new(Instant::now()));
-        pass(IDLE - SECOND).await;
-        assert_eq!(expired(&activity), None);
-        pass(SECOND).await;
-        assert_eq!(expired(&activity), Some(Expired::Idle));
+    #[test]
+    fn a_connection_without_a_request_idles_out() {
+        let (activity, at) = begun();
+        assert_eq!(expired(&activity, at(74)), None);
+        assert_eq!(expired(&activity, at(75)), Some(Expired::Idle));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn headers_have_their_own_limit_from_their_first_byte_on() {
-        let activity = Arc::new(Activity::new(Instant::now()));
-        pass(20 * SECOND).await;
-        activity.received(Instant::now());
-        for _ in 0..9 {
-            pass(SECOND).await;
-            activity.received(Instant::now());
-            assert_eq!(expired(&activity), None);
+    #[test]
+    fn headers_have_their_own_limit_from_their_first_byte_on() {
+        let (activity, at) = begun();
+        for second in 20..30 {
+            activity.received(at(second));
+            assert_eq!(expired(&activity, at(second)), None);
         }
-        pass(SECOND).await;
-        assert_eq!(expired(&activity), Some(Expired::Header));
+        assert_eq!(expired(&activity, at(30)), Some(Expired::Header));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_request_in_work_stops_both_clocks_and_its_end_starts_the_idle_one() {
-        let activity = Arc::new(Activity::new(Instant::now()));
-        activity.received(Instant::now());
+    #[test]
+    fn a_request_in_work_stops_both_clocks_and_its_end_starts_the_idle_one() {
+        let (activity, at) = begun();
+        activity.received(at(1));
         let request = activity.begin();
-        pass(10 * IDLE).await;
-        activity.received(Instant::now());
-        assert_eq!(expired(&activity), None);
-        drop(request);
-        pass(IDLE - SECOND).await;
-        assert_eq!(expired(&activity), None);
-        pass(SECOND).await;
-        assert_eq!(expired(&activity), Some(Expired::Idle));
+        assert_eq!(expired(&activity, at(1_000)), None);
+        // The rest of its body.
+        activity.received(at(1_000));
+        assert_eq!(expired(&activity, at(1_100)), None);
+        // Its drop would take the clock's now.
+        std::mem::forget(request);
+        activity.end(at(1_100));
+        assert_eq!(expired(&activity, at(1_174)), None);
+        assert_eq!(expired(&activity, at(1_175)), Some(Expired::Idle));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn it_is_looked_at_in_time_and_not_without_pause() {
-        let activity = Arc::new(Activity::new(Instant::now()));
-        let look = || activity.look_again(Instant::now(), IDLE, HEADER) - Instant::now();
-        assert_eq!(look(), HEADER / 2);
-        pass(IDLE - SECOND).await;
+    #[test]
+    fn it_is_looked_at_in_time_and_not_without_pause() {
+        let (activity, at) = begun();
+        let look = |now: Instant| activity.look_again(now, IDLE, HEADER) - now;
+        assert_eq!(look(at(0)), HEADER / 2);
         // The clock counts from 1 ms.
-        assert_eq!(look(), SECOND + Duration::from_millis(1));
-        pass(2 * SECOND).await;
-        assert_eq!(look(), Duration::from_millis(1));
+        assert_eq!(look(at(74)), SECOND + Duration::from_millis(1));
+        assert_eq!(look(at(76)), Duration::from_millis(1));
         let _request = activity.begin();
-        assert_eq!(look(), HEADER / 2);
+        assert_eq!(look(at(76)), HEADER / 2);
     }
 }

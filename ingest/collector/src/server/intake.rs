@@ -193,8 +193,7 @@ impl<'a> Incoming<'a> {
             let detail = format!("a batch holds at most {most} events; send smaller ones");
             return self.refuse(Refusal::new(RejectReason::TooLarge, detail), &bytes);
         }
-        let origin = self.headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
-        if let Err(reason) = key.admit(origin, opened.len()) {
+        if let Err(reason) = key.admit(self.origin(), opened.len()) {
             return self.nothing(Outcome::NotAdmitted(reason));
         }
         let mut store = Vec::with_capacity(opened.len());
@@ -270,13 +269,22 @@ impl<'a> Incoming<'a> {
     /// A request without parts. Of a request without a body the query string
     /// is what came.
     fn refuse(&self, refusal: Refusal, bytes: &[u8]) -> Verdict {
-        let known = self.app.keys.app_id(self.keys.iter().map(|key| &**key));
         let sent = if bytes.is_empty() { self.query.as_bytes() } else { bytes };
-        let store = known.map(|app_id| {
-            let app_id = (app_id != DEFAULT_APP_ID).then_some(app_id);
-            self.reject(self.dialect.name, &refusal, app_id, sent)
-        });
-        Verdict { store: store.into_iter().collect(), ..self.nothing(Outcome::Refused(refusal)) }
+        let Some(key) = self.app.keys.find(self.keys.iter().map(|key| &**key)) else {
+            return self.nothing(Outcome::Refused(refusal));
+        };
+        // It takes room on the disk like an event, and counts as one.
+        if let Err(reason) = key.admit(self.origin(), 1) {
+            return self.nothing(Outcome::NotAdmitted(reason));
+        }
+        let app_id = (key.app_id != DEFAULT_APP_ID).then_some(key.app_id);
+        let store = vec![self.reject(self.dialect.name, &refusal, app_id, sent)];
+        Verdict { store, ..self.nothing(Outcome::Refused(refusal)) }
+    }
+
+    /// The site whose page sends it.
+    fn origin(&self) -> Option<&str> {
+        self.headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or_default())
     }
 
     /// Stores nothing.
@@ -299,8 +307,13 @@ impl<'a> Incoming<'a> {
                 let most = self.dialect.limits.body_bytes;
                 let detail = format!("a body has at most {most} bytes, also decompressed");
                 let refusal = Refusal::new(RejectReason::TooLarge, detail);
-                let verdict = self.refuse(refusal.clone(), &without_addresses(&bytes));
-                Verdict { outcome: Outcome::TooLarge(refusal), ..verdict }
+                let verdict = self.refuse(refusal, &without_addresses(&bytes));
+                match verdict.outcome {
+                    Outcome::Refused(refusal) => {
+                        Verdict { outcome: Outcome::TooLarge(refusal), ..verdict }
+                    }
+                    _ => verdict,
+                }
             }
             BodyError::BadGzip(bytes) => {
                 self.refuse(malformed("the body is not valid gzip"), &without_addresses(&bytes))

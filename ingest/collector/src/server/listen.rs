@@ -30,7 +30,6 @@ use axum::body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -225,7 +224,7 @@ impl Connections {
             .max_buf_size(HEADER_BUFFER_BYTES)
             .max_headers(MAX_HEADERS)
             .serve_connection(io, service!(self, activity, peer));
-        self.drive(connection, &activity).await;
+        self.drive(connection, |connection| connection.graceful_shutdown(), &activity).await;
     }
 
     async fn http2(
@@ -240,11 +239,16 @@ impl Connections {
             .max_concurrent_streams(MAX_HTTP2_STREAMS)
             .max_header_list_size(HEADER_BUFFER_BYTES as u32)
             .serve_connection(TokioIo::new(stream), service!(self, activity, peer));
-        self.drive(connection, &activity).await;
+        self.drive(connection, |connection| connection.graceful_shutdown(), &activity).await;
     }
 
     /// Until it ends by itself, is idle or slow for too long, or all end.
-    async fn drive(&self, connection: impl GracefulConnection, activity: &Activity) {
+    async fn drive<C: Future>(
+        &self,
+        connection: C,
+        finish: impl Fn(Pin<&mut C>),
+        activity: &Activity,
+    ) {
         let mut connection = pin!(connection);
         let mut full = self.full.subscribe();
         let mut draining = false;
@@ -262,7 +266,7 @@ impl Connections {
                 _ = connection.as_mut() => return,
                 () = self.drain.cancelled(), if !draining => {
                     draining = true;
-                    connection.as_mut().graceful_shutdown();
+                    finish(connection.as_mut());
                 }
                 Ok(()) = full.changed() => {}
                 () = tokio::time::sleep_until(look_again) => {
@@ -272,7 +276,7 @@ impl Connections {
                         Expired::Header => "header_timeout",
                     };
                     self.metrics.connections_closed.with([reason]).inc();
-                    connection.as_mut().graceful_shutdown();
+                    finish(connection.as_mut());
                     let _ = tokio::time::timeout(CLOSE_GRACE, connection).await;
                     return;
                 }
