@@ -134,7 +134,7 @@ impl Connections {
     ) {
         let this = Arc::new(self);
         let _cut_at_the_end = this.cut.clone().drop_guard();
-        let most = this.limits.max_connections.clamp(1, Semaphore::MAX_PERMITS);
+        let most = this.limits.max_connections.clamp(1, u32::MAX as usize);
         let slots = Arc::new(Semaphore::new(most));
         tokio::select! {
             () = Arc::clone(&this).accept(&listener, &slots) => {}
