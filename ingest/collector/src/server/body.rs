@@ -1,6 +1,7 @@
 //! Reads a request's body within its limits.
 
 use std::io::Read;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
@@ -8,7 +9,7 @@ use axum::http::header::CONTENT_ENCODING;
 use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 
-use super::{BODY_READ_TIMEOUT, MAX_DISCARDED_BYTES};
+use super::MAX_DISCARDED_BYTES;
 use crate::metrics::Metrics;
 
 /// The first bytes of gzip (RFC 1952, section 2.3.1).
@@ -17,7 +18,7 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// Why there is no body.
 #[derive(Debug)]
 pub(super) enum BodyError {
-    /// It took longer than [`BODY_READ_TIMEOUT`].
+    /// It took too long.
     Slow,
     /// The connection broke.
     Broken,
@@ -37,9 +38,10 @@ pub(super) async fn read(
     headers: &HeaderMap,
     body: Body,
     most: usize,
+    time: Duration,
     metrics: &Metrics,
 ) -> Result<Vec<u8>, BodyError> {
-    let received = tokio::time::timeout(BODY_READ_TIMEOUT, receive(body, most, metrics)).await;
+    let received = tokio::time::timeout(time, receive(body, most, metrics)).await;
     let bytes = match received.map_err(|_| BodyError::Slow)? {
         Err(BodyError::TooLarge(bytes)) if bytes.starts_with(&GZIP) => {
             // What is kept of it has to be readable, so that its addresses can be taken out.

@@ -28,7 +28,7 @@ use super::auth::{DEFAULT_APP_ID, NotAdmitted, header_key};
 use super::body::{self, BodyError};
 use super::geo::Place;
 use super::visitor::Visitor;
-use super::{App, BODY_READ_TIMEOUT, reply};
+use super::{App, reply};
 use crate::collector::Encoded;
 use crate::metrics::Metrics;
 use crate::protocol::json::without_lone_surrogates;
@@ -95,7 +95,8 @@ pub(super) async fn ingest(
     let Ok(_permit) = app.requests.try_acquire() else { return reply::overloaded() };
     let at = Timestamp::now();
     let metrics = app.collector.metrics();
-    let read = body::read(&head.headers, body, dialect.limits.body_bytes, metrics).await;
+    let read =
+        body::read(&head.headers, body, dialect.limits.body_bytes, app.body_timeout, metrics).await;
     let incoming = Incoming::new(app, dialect, head, at);
     let Verdict { protocol, store, outcome } = match read {
         Ok(bytes) => incoming.judge(&bytes),
@@ -296,9 +297,10 @@ impl<'a> Incoming<'a> {
         let not_received =
             |code, message: String| self.nothing(Outcome::NotReceived { code, message });
         match error {
-            BodyError::Slow => {
-                not_received("timeout", format!("the body took longer than {BODY_READ_TIMEOUT:?}"))
-            }
+            BodyError::Slow => not_received(
+                "timeout",
+                format!("the body took longer than {:?}", self.app.body_timeout),
+            ),
             BodyError::Broken => not_received(
                 "incomplete",
                 "the connection broke while the body was read".to_owned(),

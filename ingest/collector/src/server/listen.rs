@@ -41,6 +41,7 @@ use tower_service::Service as _;
 use super::activity::{Activity, Expired};
 use super::gate::{MAX_HEADER_BYTES, Peer};
 use super::tls::Tls;
+use super::{BODY_READ_TIMEOUT, STOP_GRACE};
 use crate::metrics::Metrics;
 
 /// Connections that are open at once. Each needs a file descriptor; the usual
@@ -85,6 +86,10 @@ pub struct ConnectionLimits {
     pub idle: Duration,
     /// The same while `max_connections` are open.
     pub idle_when_full: Duration,
+    /// A request's body, from its headers on.
+    pub body: Duration,
+    /// Requests in work when the server was told to stop.
+    pub drain: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -95,6 +100,8 @@ impl Default for ConnectionLimits {
             handshake: HANDSHAKE_TIMEOUT,
             idle: IDLE_TIMEOUT,
             idle_when_full: IDLE_TIMEOUT_WHEN_FULL,
+            body: BODY_READ_TIMEOUT,
+            drain: STOP_GRACE,
         }
     }
 }
@@ -124,14 +131,9 @@ impl Connections {
         Self { router, tls, limits, metrics, drain, cut, full: watch::Sender::new(false) }
     }
 
-    /// Accepts until `stop`, then drains for `grace`. Dropped earlier, it cuts
+    /// Accepts until `stop`, then drains. Dropped earlier, it cuts
     /// all connections off.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        stop: impl Future<Output = ()>,
-        grace: Duration,
-    ) {
+    pub async fn serve(self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let this = Arc::new(self);
         let _cut_at_the_end = this.cut.clone().drop_guard();
         let most = this.limits.max_connections.clamp(1, u32::MAX as usize);
@@ -144,7 +146,7 @@ impl Connections {
         this.drain.cancel();
         // Every connection holds a slot until it ends.
         let all = u32::try_from(most).unwrap_or(u32::MAX);
-        if tokio::time::timeout(grace, slots.acquire_many(all)).await.is_err() {
+        if tokio::time::timeout(this.limits.drain, slots.acquire_many(all)).await.is_err() {
             let left = most - slots.available_permits();
             this.metrics.connections_closed.with(["drain"]).add(left as u64);
             tracing::warn!(connections = left, "cut off what was not done when the grace ended");
@@ -169,9 +171,8 @@ impl Connections {
                     self.metrics.connections_accepted.inc();
                     let this = Arc::clone(&self);
                     tokio::spawn(async move {
-                        this.metrics.connections.add(1);
+                        let _open = Open::count(&this.metrics);
                         this.connection(stream, peer.ip()).await;
-                        this.metrics.connections.add(-1);
                         drop(slot);
                     });
                 }
@@ -304,6 +305,22 @@ macro_rules! service {
     }};
 }
 use service;
+
+/// An open connection, as long as it is counted.
+struct Open(Arc<Metrics>);
+
+impl Open {
+    fn count(metrics: &Arc<Metrics>) -> Self {
+        metrics.connections.add(1);
+        Self(Arc::clone(metrics))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.add(-1);
+    }
+}
 
 /// A stream that tells when something arrives.
 struct Watched<S> {

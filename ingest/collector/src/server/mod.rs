@@ -156,6 +156,7 @@ pub(crate) struct App {
     collector: Collector,
     keys: KeyRing,
     options: Options,
+    body_timeout: Duration,
     requests: Semaphore,
 }
 
@@ -192,8 +193,13 @@ impl Server {
             None => None,
         };
         let requests = Semaphore::new(MAX_REQUESTS);
-        let app =
-            App { collector, keys: KeyRing::new(keys), options: Options::default(), requests };
+        let app = App {
+            collector,
+            keys: KeyRing::new(keys),
+            options: Options::default(),
+            body_timeout: edge.connections.body,
+            requests,
+        };
         Ok(Self { listener, address, admin, app, edge })
     }
 
@@ -224,7 +230,7 @@ impl Server {
 
     /// Answers until `stop`, then says that it is not ready for
     /// [`Edge::stop_delay`], takes no more connections and lets requests in
-    /// work finish for [`STOP_GRACE`]. The operator's listener ends last. The
+    /// work finish for [`ConnectionLimits::drain`]. The operator's listener ends last. The
     /// collector is the caller's to shut down, afterwards.
     pub async fn run(self, stop: impl Future<Output = ()> + Send + 'static) {
         let Self { listener, admin, app, edge, .. } = self;
@@ -269,10 +275,10 @@ impl Server {
             let Some((listener, _)) = admin else { return };
             let connections =
                 Connections::new(admin_router, None, ConnectionLimits::default(), metrics);
-            connections.serve(listener, end_of_public.cancelled(), STOP_GRACE).await;
+            connections.serve(listener, end_of_public.cancelled()).await;
         };
         let public = async move {
-            public.serve(listener, stop_public, STOP_GRACE).await;
+            public.serve(listener, stop_public).await;
             served.cancel();
         };
         tokio::join!(public, operators);

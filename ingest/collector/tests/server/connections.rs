@@ -132,3 +132,25 @@ async fn before_it_drains_it_says_so_and_goes_on_for_the_delay() {
     assert_eq!(status, 200);
     server.task.abort();
 }
+
+#[tokio::test]
+async fn what_is_not_done_when_the_grace_ends_is_cut_off() {
+    let mut server = start(WriteKeys::any(), limited(|limits| limits.drain = SHORT)).await;
+    let mut working = server.connect().await;
+    working.write_all(head(event().len()).as_bytes()).await.expect("writes");
+    eventually("accepted", async || server.metrics().connections.get() == 1).await;
+    server.stop();
+    assert_eq!(until_closed(&mut working).await, "");
+    (&mut server.task).await.expect("ends");
+    assert_eq!(server.metrics().connections_closed.with(["drain"]).get(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_arrive_is_408_which_sdks_try_again() {
+    let server = start(WriteKeys::any(), limited(|limits| limits.body = SHORT)).await;
+    let mut slow = server.connect().await;
+    slow.write_all(format!("{}{{", head(event().len())).as_bytes()).await.expect("writes");
+    let text = one_answer(&mut slow).await;
+    assert!(text.starts_with("HTTP/1.1 408") && text.contains("\"code\":\"timeout\""), "{text}");
+    assert!(server.stored().is_empty());
+}

@@ -1,12 +1,15 @@
 //! Rates, origins, header sizes, and where a request comes from.
 
+use std::time::Duration;
+
+use clickmill_collector::protocol::MAX_DEPTH;
 use clickmill_collector::server::{
     Edge, GeoIp, KeepNetwork, KeySettings, MAX_HEADER_BYTES, MAX_HEADERS, RateLimit,
     TrustedProxies, WriteKeys,
 };
 use serde_json::{Value, json};
 
-use crate::support::{answer, event, exchange, start};
+use crate::support::{answer, event, eventually, exchange, start};
 
 /// A database of MaxMind's own for tests.
 const GEO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/GeoIP2-City-Test.mmdb");
@@ -184,4 +187,51 @@ async fn the_network_of_an_address_is_kept_where_the_shop_says_so() {
     let stored = server.stored();
     assert_eq!(stored[0]["ip_truncated"], "81.2.69.0/24");
     assert_eq!(stored[1]["ip_truncated"], "2001:db8:1::/48");
+}
+
+#[tokio::test]
+async fn a_damaged_database_of_places_leaves_the_old_one_in_use() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("places.mmdb");
+    std::fs::copy(GEO, &file).expect("copies");
+    let geo = Some(GeoIp::open(&file).expect("opens"));
+    let reload_every = Some(Duration::from_millis(10));
+    let server =
+        start(WriteKeys::any(), Edge { geo, reload_every, ..behind_a_local_proxy() }).await;
+    std::fs::write(&file, "no database").expect("writes");
+    let reloads = |outcome| server.metrics().reloads.with(["geoip", outcome]).get();
+    eventually("reported", async || reloads("failed") == 1).await;
+    let post = || {
+        let request = server.client.post(server.url("/v1/track")).body(event());
+        answer(request.header("X-Forwarded-For", "81.2.69.160"))
+    };
+    assert_eq!(post().await.0, 200);
+    std::fs::copy(GEO, &file).expect("copies");
+    eventually("read again", async || reloads("ok") > 0).await;
+    assert_eq!(post().await.0, 200);
+    assert!(server.stored().iter().all(|event| event["city"] == "London"));
+    assert!(GeoIp::open(folder.path().join("missing")).is_err());
+}
+
+#[tokio::test]
+async fn json_is_nested_up_to_its_limit_and_no_depth_ends_the_server() {
+    let server = start(WriteKeys::any(), Edge::default()).await;
+    let nested = |levels: usize| {
+        // The message and its properties are two levels.
+        let (open, close) = ("[".repeat(levels - 2), "]".repeat(levels - 2));
+        format!("{{\"event\":\"e\",\"properties\":{{\"x\":{open}{close}}}}}")
+    };
+    let post = |body: String| answer(server.client.post(server.url("/v1/track")).body(body));
+    for levels in [MAX_DEPTH, MAX_DEPTH + 1] {
+        assert_eq!(post(nested(levels)).await.0, 200, "{levels}");
+    }
+    assert!(post(nested(15_000)).await.0 < 500);
+    let (status, ..) = post("[".repeat(500_000)).await;
+    assert_eq!(status, 400);
+    let stored = server.stored();
+    let reasons: Vec<&str> =
+        stored.iter().map(|line| line["reason"].as_str().unwrap_or("event")).collect();
+    assert_eq!(reasons[0], "event");
+    assert!(reasons[1..].iter().all(|reason| *reason != "event"), "{reasons:?}");
+    assert_eq!(reasons.len(), 4);
 }
