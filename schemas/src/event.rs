@@ -5,6 +5,8 @@
 //! Whatever has no column stays, verbatim, in `properties` or `context`. A
 //! value leaves `properties` only where its column holds it exactly.
 
+mod encode;
+
 use std::borrow::Cow;
 use std::time::Duration;
 

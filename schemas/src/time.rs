@@ -16,6 +16,9 @@ const MIN_MICROS: i64 = -62_135_596_800 * MICROS_PER_SECOND;
 /// 9999-12-31T23:59:59.999999Z.
 const MAX_MICROS: i64 = 253_402_300_800 * MICROS_PER_SECOND - 1;
 
+/// Bytes of the wire form.
+const TEXT_LEN: usize = 27;
+
 /// An instant: microseconds since 1970-01-01T00:00:00Z, year 0001 to 9999.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -194,13 +197,35 @@ impl Date {
     }
 }
 
+impl Timestamp {
+    /// The wire form. Written by hand: every event carries three or four of
+    /// them, and formatting them was the larger part of its encoding.
+    pub(crate) fn text(self) -> [u8; TEXT_LEN] {
+        let seconds = self.0.div_euclid(MICROS_PER_SECOND);
+        let of_day = seconds.rem_euclid(SECONDS_PER_DAY);
+        let (year, month, day) = civil_from_days(seconds.div_euclid(SECONDS_PER_DAY));
+        let mut text = *b"0000-00-00T00:00:00.000000Z";
+        let mut put = |end: usize, digits: usize, number: i64| {
+            let mut rest = number.unsigned_abs();
+            for digit in text[end - digits..end].iter_mut().rev() {
+                *digit = b'0' + (rest % 10) as u8;
+                rest /= 10;
+            }
+        };
+        put(4, 4, year);
+        put(7, 2, month);
+        put(10, 2, day);
+        put(13, 2, of_day / 3_600);
+        put(16, 2, of_day / 60 % 60);
+        put(19, 2, of_day % 60);
+        put(26, 6, self.0.rem_euclid(MICROS_PER_SECOND));
+        text
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let seconds = self.0.div_euclid(MICROS_PER_SECOND);
-        let micros = self.0.rem_euclid(MICROS_PER_SECOND);
-        let of_day = seconds.rem_euclid(SECONDS_PER_DAY);
-        let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
-        write!(f, "{}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z", self.date())
+        f.write_str(std::str::from_utf8(&self.text()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -213,7 +238,8 @@ impl fmt::Display for Date {
 
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let text = self.text();
+        serializer.serialize_str(std::str::from_utf8(&text).map_err(serde::ser::Error::custom)?)
     }
 }
 
