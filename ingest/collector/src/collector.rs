@@ -1,5 +1,6 @@
 //! The [`Collector`]: what a web server embeds.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,13 +12,28 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::Metrics;
 use crate::shipper::{BatchLimits, Shipper, SinkHealth};
 use crate::sink::Sink;
+use crate::spool::disk::OsDisk;
 use crate::spool::{
-    AppendError, Appended, Entry, Recovery, Spool, SpoolError, SpoolOptions, SpoolStatus,
+    AppendError, Appended, Entry, OverflowPolicy, Recovery, Spool, SpoolError, SpoolOptions,
+    SpoolStatus, SyncPolicy,
 };
 
+/// A first guess at a line, to allocate once.
+const USUAL_LINE_BYTES: usize = 1024;
+/// A thread keeps its buffer for encoding up to this.
+const KEPT_LINE_BYTES: usize = 64 * 1024;
 /// An encoded event or reject is no larger than this: with its lineage and key
 /// it fits a record of Kinesis (1 MiB).
 pub const MAX_LINE_BYTES: usize = 1_000_000;
+/// With [`Durability::Memory`], what a power failure can cost: events of this
+/// time, and at most [`MAX_UNSYNCED_BYTES`](crate::spool::MAX_UNSYNCED_BYTES) on disk.
+pub const MEMORY_LOSS_WINDOW: Duration = Duration::from_secs(1);
+/// With [`Durability::Stream`], how long the sink is waited for. After that the
+/// caller is told to send again; the event stays in the spool and is shipped.
+pub const STREAM_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// With [`Durability::Stream`], a batch waits no longer than this: somebody
+/// waits for its answer.
+pub const STREAM_MAX_WAIT: Duration = Duration::from_millis(200);
 /// How often a collector says that it lives.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
 
@@ -52,8 +68,29 @@ pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct Collector(Arc<Inner>);
 
+/// What [`Collector::track_durable`], and the server's 200, promise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// The event is on this machine's disk, written and synced. For disks that
+    /// outlive the machine.
+    #[default]
+    Fsync,
+    /// The sink has it. It is in the spool as well, so that an outage of the
+    /// sink loses nothing that a retry would not bring back. For disks that go
+    /// away with the machine or container.
+    Stream,
+    /// It is written to the spool, but the sync comes up to
+    /// [`MEMORY_LOSS_WINDOW`] later. It survives a killed process; a power
+    /// failure or a crash of the machine loses what was not synced.
+    Memory,
+}
+
 struct Inner {
     spool: Arc<Spool>,
+    durability: Durability,
+    stream_within: Duration,
+    overflow: OverflowPolicy,
     metrics: Arc<Metrics>,
     health: SinkHealth,
     /// Stops the heartbeats.
@@ -71,6 +108,9 @@ pub struct CollectorBuilder {
     spool: SpoolOptions,
     limits: BatchLimits,
     heartbeat_every: Duration,
+    durability: Durability,
+    stream_within: Duration,
+    overflow: OverflowPolicy,
     metrics: Arc<Metrics>,
 }
 
@@ -80,6 +120,9 @@ pub enum CollectorError {
     /// Its spool does not open.
     #[error("cannot open the collector's spool")]
     Spool(#[from] SpoolError),
+    /// [`Durability::Stream`] without anything to stream to.
+    #[error("durability `stream` answers once the sink has an event: give a sink, or use `fsync`")]
+    NoSink,
     /// The thread that opens the spool did not end well.
     #[error("opening the spool was interrupted")]
     Interrupted(#[from] tokio::task::JoinError),
@@ -132,31 +175,65 @@ impl Collector {
             spool: SpoolOptions::default(),
             limits: BatchLimits::default(),
             heartbeat_every: HEARTBEAT_EVERY,
+            durability: Durability::default(),
+            stream_within: STREAM_ANSWER_WITHIN,
+            overflow: OverflowPolicy::default(),
             metrics: Arc::default(),
         }
     }
 
     /// Hands the event over and returns at once: it is *not yet on disk*. The
-    /// hand-off is bounded; where the disk does not keep up, this refuses.
+    /// hand-off is bounded; where the disk does not keep up, or is full, the
+    /// builder's [`OverflowPolicy`] says what happens, and
+    /// [`SpoolStatus::dropped`] counts it. Costs the encoding and a copy, about
+    /// a microsecond in all, and no I/O.
     ///
     /// # Errors
-    /// [`TrackError::Spool`] with `Busy`, `Full` or `Closed`, or `TooLarge`.
+    /// [`TrackError::Spool`] with `Busy`, `Full` (both with
+    /// [`OverflowPolicy::Refuse`] only), `Closed` or `TooLarge`;
+    /// [`TrackError::TooLarge`].
     pub fn track(&self, event: &Event<'_>) -> Result<(), TrackError> {
-        Ok(self.0.spool.append_later(vec![Encoded::event(event)?.0])?)
+        thread_local! {
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            encode_event(event, line)?;
+            let outcome = self.0.spool.track(line, self.0.overflow);
+            if line.capacity() > KEPT_LINE_BYTES {
+                *line = Vec::new();
+            }
+            Ok(outcome?)
+        })
     }
 
-    /// Returns once the event is on disk, where neither a crash nor a power
-    /// failure loses it.
+    /// Returns once the event is as safe as the builder's [`Durability`] says:
+    /// by default on disk, where neither a crash nor a power failure loses it.
     ///
     /// # Errors
-    /// [`TrackError`]; then the event was not taken.
+    /// [`TrackError`]; then the event was not taken. With
+    /// [`AppendError::NotShipped`] it was, and may be sent again all the same:
+    /// the copies have one `event_id`.
     pub async fn track_durable(&self, event: &Event<'_>) -> Result<Appended, TrackError> {
-        Ok(self.0.spool.append(vec![Encoded::event(event)?.0]).await?)
+        Ok(self.append(vec![Encoded::event(event)?]).await?)
     }
 
     /// As [`Collector::track_durable`], all or none.
     pub(crate) async fn append(&self, input: Vec<Encoded>) -> Result<Appended, AppendError> {
-        self.0.spool.append(input.into_iter().map(|encoded| encoded.0).collect()).await
+        let entries = input.into_iter().map(|encoded| encoded.0).collect();
+        let appended = self.0.spool.append(entries).await?;
+        if self.0.durability == Durability::Stream {
+            let last = appended.next_wal_seq - 1;
+            let mut shipped = self.0.spool.shipped();
+            let taken = shipped.wait_for(|shipped| *shipped >= last);
+            let within = self.0.stream_within;
+            match tokio::time::timeout(within, taken).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return Err(AppendError::Closed),
+                Err(_) => return Err(AppendError::NotShipped { within }),
+            }
+        }
+        Ok(appended)
     }
 
     /// Refuses new events, writes a closing heartbeat, and ships what is left
@@ -241,31 +318,67 @@ impl CollectorBuilder {
         self
     }
 
+    /// What an answer promises; [`Durability::Fsync`] by default.
+    pub const fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// With [`Durability::Stream`], how long the sink is waited for;
+    /// [`STREAM_ANSWER_WITHIN`] by default.
+    pub const fn stream_answer_within(mut self, within: Duration) -> Self {
+        self.stream_within = within;
+        self
+    }
+
+    /// What [`Collector::track`] does with an event that there is no room for;
+    /// [`OverflowPolicy::Refuse`] by default.
+    pub const fn overflow(mut self, policy: OverflowPolicy) -> Self {
+        self.overflow = policy;
+        self
+    }
+
     /// Opens the spool, recovers what a crash left, and starts shipping.
     ///
     /// # Errors
-    /// [`CollectorError`] where the spool is in use or cannot be read or written.
+    /// [`CollectorError`] where the spool is in use or cannot be read or written,
+    /// or [`Durability::Stream`] has no sink.
     pub async fn start(self) -> Result<Collector, CollectorError> {
-        let (dir, options) = (self.dir, self.spool);
-        let spool = tokio::task::spawn_blocking(move || Spool::open(&dir, options)).await??;
+        let Self { dir, sink, spool: mut options, mut limits, metrics, .. } = self;
+        let (durability, overflow) = (self.durability, self.overflow);
+        let stream_within = self.stream_within;
+        match durability {
+            Durability::Fsync => {}
+            Durability::Memory => options.sync = SyncPolicy::Within(MEMORY_LOSS_WINDOW),
+            Durability::Stream if sink.is_none() => return Err(CollectorError::NoSink),
+            Durability::Stream => limits.max_wait = limits.max_wait.min(STREAM_MAX_WAIT),
+        }
+        let counted = Arc::clone(&metrics);
+        let opening = move || Spool::open_with(Arc::new(OsDisk), &dir, options, counted);
+        let spool = tokio::task::spawn_blocking(opening).await??;
         let spool = Arc::new(spool);
         let (health, closing, drain) =
             (SinkHealth::default(), CancellationToken::new(), CancellationToken::new());
-        let shipper = self.sink.map(|sink| {
+        let shipper = sink.map(|sink| {
             let shipper =
-                Shipper::new(Arc::clone(&spool), sink, self.limits, health.clone(), drain.clone());
+                Shipper::new(Arc::clone(&spool), sink, limits, health.clone(), drain.clone())
+                    .counting(Arc::clone(&metrics));
             tokio::spawn(shipper.run())
         });
         tokio::spawn(heartbeats(Arc::downgrade(&spool), self.heartbeat_every, closing.clone()));
         let shipper = Mutex::new(shipper);
-        Ok(Collector(Arc::new(Inner {
+        let inner = Inner {
             spool,
-            metrics: self.metrics,
+            durability,
+            stream_within,
+            overflow,
+            metrics,
             health,
             closing,
             drain,
             shipper,
-        })))
+        };
+        Ok(Collector(Arc::new(inner)))
     }
 }
 
@@ -284,21 +397,30 @@ async fn heartbeats(spool: std::sync::Weak<Spool>, every: Duration, closing: Can
     }
 }
 
+/// Appends the event's line, without lineage, to `line`.
+fn encode_event(event: &Event<'_>, line: &mut Vec<u8>) -> Result<(), TrackError> {
+    let before = line.len();
+    // Lineage is the spool's to add; what an event brought along would stand there twice.
+    if event.collector_id.is_some() || event.wal_seq.is_some() {
+        let mut event = event.clone();
+        event.collector_id = None;
+        event.wal_seq = None;
+        event.encode_to(line);
+    } else {
+        event.encode_to(line);
+    }
+    let bytes = line.len() - before;
+    if bytes > MAX_LINE_BYTES {
+        return Err(TrackError::TooLarge { bytes });
+    }
+    Ok(())
+}
+
 impl Encoded {
     pub fn event(event: &Event<'_>) -> Result<Self, TrackError> {
-        // Lineage is the spool's to add; what an event brought along would stand there twice.
-        let line = if event.collector_id.is_some() || event.wal_seq.is_some() {
-            let mut event = event.clone();
-            event.collector_id = None;
-            event.wal_seq = None;
-            event.encode()
-        } else {
-            event.encode()
-        };
-        if line.len() > MAX_LINE_BYTES {
-            return Err(TrackError::TooLarge { bytes: line.len() });
-        }
-        Ok(Self(Entry::Event(line.into_bytes())))
+        let mut line = Vec::with_capacity(USUAL_LINE_BYTES);
+        encode_event(event, &mut line)?;
+        Ok(Self(Entry::Event(line)))
     }
 
     pub fn reject(reject: Reject<'_>) -> Self {
@@ -311,3 +433,7 @@ impl std::fmt::Debug for Collector {
         f.debug_struct("Collector").field("status", &self.status()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[path = "collector_tests.rs"]
+mod tests;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::BatchLimits;
 use crate::server::WriteKeys;
 use crate::spool::SpoolOptions;
+use crate::{BatchLimits, Durability};
 
 /// Every key is optional; flags win over them.
 ///
@@ -19,6 +19,7 @@ use crate::spool::SpoolOptions;
 /// spool = "./clickmill-spool"
 /// sink = "lake"                    # or "kinesis=STREAM"
 /// spool_max_bytes = 4294967296
+/// durability = "fsync"             # or "stream", "memory"
 /// batch_max_events = 20000
 /// batch_max_bytes = 16777216
 /// batch_max_wait_ms = 5000
@@ -37,6 +38,8 @@ pub struct CollectorConfig {
     pub sink: Option<String>,
     /// The spool refuses what would make it larger.
     pub spool_max_bytes: Option<u64>,
+    /// What an answer promises.
+    pub durability: Option<Durability>,
     /// A batch for the sink: records at most.
     pub batch_max_events: Option<usize>,
     /// A batch for the sink: bytes at most.

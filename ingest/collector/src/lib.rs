@@ -27,9 +27,11 @@ pub mod spool;
 
 pub use clickmill_schemas::{Event, EventTime, Item, Money, Timestamp};
 pub use collector::{
-    Collector, CollectorBuilder, CollectorError, CollectorStatus, Drained, HEARTBEAT_EVERY,
-    MAX_LINE_BYTES, TrackError,
+    Collector, CollectorBuilder, CollectorError, CollectorStatus, Drained, Durability,
+    HEARTBEAT_EVERY, MAX_LINE_BYTES, MEMORY_LOSS_WINDOW, STREAM_ANSWER_WITHIN, STREAM_MAX_WAIT,
+    TrackError,
 };
 pub use config::CollectorConfig;
 pub use metrics::Metrics;
 pub use shipper::BatchLimits;
+pub use spool::OverflowPolicy;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
+use crate::metrics::Metrics;
 use crate::sink::{RecordKind, Sink, SinkBatch, SinkError, SpoolRecord};
 use crate::spool::{Spool, SpoolReader};
 
@@ -47,6 +48,7 @@ pub(crate) struct Shipper {
     sink: Arc<dyn Sink>,
     limits: BatchLimits,
     health: SinkHealth,
+    metrics: Arc<Metrics>,
     /// Cancelled once the spool is closed: ship what is left, at once, and end.
     drain: CancellationToken,
     buffer: VecDeque<Buffered>,
@@ -75,6 +77,7 @@ impl Shipper {
             sink,
             limits,
             health,
+            metrics: Arc::default(),
             drain,
             buffer: VecDeque::new(),
             buffered_bytes: 0,
@@ -82,6 +85,12 @@ impl Shipper {
             reading: 0,
             shipped: 0,
         }
+    }
+
+    /// Says how old the oldest record is that is not shipped.
+    pub fn counting(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = metrics;
+        self
     }
 
     /// Until it has drained.
@@ -93,6 +102,7 @@ impl Shipper {
             commits.mark_unchanged();
             let draining = self.drain.is_cancelled();
             reader = self.fill(reader).await;
+            self.note_oldest(self.buffer.front().map(|next| &next.record));
             if self.buffer.is_empty() {
                 if draining {
                     return;
@@ -246,6 +256,7 @@ impl Shipper {
     /// Sends until it is taken, then notes it.
     async fn send(&mut self, batch: SinkBatch) {
         let last = batch.last_wal_seq;
+        self.note_oldest(batch.records.first());
         let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         while let Err(error) = self.sink.send(batch.clone()).await {
             self.failed("send a batch", &error, &mut backoff).await;
@@ -253,6 +264,7 @@ impl Shipper {
         clickmill_failpoint::hit("sink.landed");
         self.health.set(None);
         self.shipped = last;
+        self.spool.note_shipped(last);
         let before = self.buffer.front().map_or(self.reading, |next| next.ordinal);
         let spool = Arc::clone(&self.spool);
         let noted = tokio::task::spawn_blocking(move || spool.checkpoint(last, before)).await;
@@ -263,6 +275,17 @@ impl Shipper {
                 tracing::error!(error = %describe(&error), "cannot write the spool's checkpoint");
             }
             Err(error) => tracing::error!(%error, "writing the checkpoint panicked"),
+        }
+    }
+
+    /// `oldest` is the first record that is not shipped.
+    fn note_oldest(&self, oldest: Option<&SpoolRecord>) {
+        // One without the time is a heartbeat: what follows it has one.
+        let received = oldest.map(|record| received_ms(&record.line));
+        match received {
+            None => self.metrics.oldest_unshipped_ms.set(0),
+            Some(None) => {}
+            Some(Some(received)) => self.metrics.oldest_unshipped_ms.set(received),
         }
     }
 
@@ -287,6 +310,15 @@ impl SinkHealth {
     fn set(&self, error: Option<String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = error;
     }
+}
+
+/// When the record was received, in milliseconds since 1970. The key cannot
+/// stand inside of a value: its quotes would be escaped.
+fn received_ms(line: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(line).ok()?;
+    let (_, after) = text.split_once("\"received_ts\":\"")?;
+    let (time, _) = after.split_once('"')?;
+    Some(clickmill_schemas::Timestamp::parse(time).ok()?.micros() / 1_000)
 }
 
 /// The error and its causes, for a status line.

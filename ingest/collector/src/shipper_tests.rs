@@ -111,3 +111,11 @@ async fn an_old_copy_of_a_spool_ships_nothing_and_says_why() {
     assert!(said.contains("old copy") && said.contains("wal_seq 6"), "{said}");
     assert_eq!(sink.ranges(), []);
 }
+
+#[test]
+fn the_age_of_a_record_is_read_from_its_own_key_only() {
+    let line = br#"{"event_id":"\"received_ts\":\"1999-01-01T00:00:00Z\"","event_ts":"2026-11-23T12:00:00.000000Z","received_ts":"2026-11-23T12:00:01.500000Z","properties":{"received_ts":"2000-01-01T00:00:00Z"}}"#;
+    let at = clickmill_schemas::Timestamp::parse("2026-11-23T12:00:01.5Z").expect("time");
+    assert_eq!(received_ms(line), Some(at.micros() / 1_000));
+    assert_eq!(received_ms(br#"{"heartbeat_ts":"2026-11-23T12:00:00.000000Z"}"#), None);
+}

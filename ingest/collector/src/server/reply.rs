@@ -50,6 +50,9 @@ pub(super) fn not_stored(reason: &AppendError) -> Response {
         AppendError::Closed => {
             retry("stopping", "the collector is stopping; try again", RETRY_LATER)
         }
+        AppendError::NotShipped { .. } => {
+            retry("sink_unavailable", "the event was not passed on in time; try again", RETRY_LATER)
+        }
         AppendError::TooLarge { .. } => error(
             StatusCode::BAD_REQUEST,
             "too_large",

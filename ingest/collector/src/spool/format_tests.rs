@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::encode::Encoder;
 use super::*;
 
 const ID: &str = "00000000-0000-4000-8000-000000000001";
@@ -12,12 +13,23 @@ fn event(n: usize) -> Entry {
     Entry::Event(format!("{{\"event_id\":\"e{n}\"}}").into_bytes())
 }
 
-/// `frames[i]` events a frame, and where each frame ends.
-fn segment(frames: &[usize]) -> (Vec<u8>, Vec<usize>) {
+fn encode(entries: &[Entry], first_wal_seq: i64, block_bytes: usize) -> (Vec<u8>, i64) {
+    let id = Uuid::parse_str(ID).expect("uuid");
+    let mut encoder = Encoder::new(id, block_bytes).expect("encoder");
+    encoder.begin(first_wal_seq, 0);
+    for entry in entries {
+        encoder.entry(entry, now()).expect("encodes");
+    }
+    let (bytes, next) = encoder.finish().expect("encodes");
+    (bytes.to_vec(), next)
+}
+
+/// `groups[i]` events a group commit, in one frame each, and where each ends.
+fn segment(groups: &[usize]) -> (Vec<u8>, Vec<usize>) {
     let (mut bytes, mut ends, mut next) = (Vec::new(), Vec::new(), 1);
-    for &count in frames {
+    for &count in groups {
         let entries: Vec<Entry> = (0..count).map(event).collect();
-        let (frame, after) = encode_frame(entries.iter(), ID, next, now()).expect("encodes");
+        let (frame, after) = encode(&entries, next, usize::MAX);
         next = after;
         bytes.extend(frame);
         ends.push(bytes.len());
@@ -25,13 +37,18 @@ fn segment(frames: &[usize]) -> (Vec<u8>, Vec<usize>) {
     (bytes, ends)
 }
 
-/// What a reader gets: frames up to the first damage, then whatever is intact after it.
+/// What a reader gets: whatever is intact.
 fn read(bytes: &[u8]) -> Vec<i64> {
     let (mut at, mut seqs) = (0, Vec::new());
-    while let Some(found) = find_frame(bytes, at) {
-        let frame = decode_frame(&bytes[found..]).expect("found");
-        seqs.extend(frame.records.iter().map(|record| record.wal_seq));
-        at = found + frame_len(&bytes[found..]).expect("found");
+    while at < bytes.len() {
+        at += match piece_at(bytes, at) {
+            Piece::Frame(header) => {
+                let (_, frame) = decode_frame(&bytes[at..]).expect("checked");
+                seqs.extend(frame.records.iter().map(|record| record.wal_seq));
+                header.frame_len()
+            }
+            Piece::Damage { len, .. } => len,
+        };
     }
     seqs
 }
@@ -44,8 +61,9 @@ fn rejects_count_and_heartbeats_do_not() {
         Entry::Reject(b"{\"reject_id\":\"r\"}".to_vec()),
         Entry::Heartbeat { closing: true },
     ];
-    let (bytes, next) = encode_frame(entries.iter(), ID, 41, now()).expect("encodes");
-    let frame = decode_frame(&bytes).expect("decodes");
+    let (bytes, next) = encode(&entries, 41, usize::MAX);
+    let (header, frame) = decode_frame(&bytes).expect("decodes");
+    assert_eq!((header.frame_len(), header.wal_seqs()), (bytes.len(), Some((41, 42))));
     assert_eq!((next, frame.next_wal_seq()), (43, 43));
     let got: Vec<(i64, RecordKind, &str)> = frame
         .records
@@ -111,8 +129,57 @@ fn a_frame_of_the_first_version_still_decodes() {
     let crc = crc32c::crc32c(&[bytes.clone(), body.clone()].concat());
     bytes.extend(crc.to_le_bytes());
     bytes.extend(body);
-    let frame = decode_frame(&bytes).expect("decodes");
+    let (header, frame) = decode_frame(&bytes).expect("decodes");
+    assert_eq!(next_wal_seq(&bytes, &header), 6);
     assert_eq!((frame.records[0].wal_seq, &frame.records[0].line[..]), (5, &line[..]));
+}
+
+#[test]
+fn a_group_is_cut_to_blocks_and_each_says_how_far_it_is_from_the_sync() {
+    let entries: Vec<Entry> = (0..9).map(event).collect();
+    // A line is 85 bytes with its lineage, 90 with its header: three to a block.
+    let (bytes, next) = encode(&entries, 1, 280);
+    assert_eq!(next, 10);
+    let (mut at, mut ranges) = (0, Vec::new());
+    while at < bytes.len() {
+        let Piece::Frame(header) = piece_at(&bytes, at) else { panic!("damage at {at}") };
+        assert_eq!(header.since_sync, at as u64);
+        ranges.push(header.wal_seqs().expect("counted"));
+        at += header.frame_len();
+    }
+    assert_eq!(ranges, [(1, 3), (4, 6), (7, 9)]);
+    let (bytes, _) = encode(&entries, 1, 0);
+    assert_eq!(read(&bytes), (1..=9).collect::<Vec<_>>());
+    assert_eq!(bytes.windows(4).filter(|four| *four == FRAME_MAGIC).count(), 9);
+}
+
+#[test]
+fn any_flipped_bit_of_a_block_costs_that_block_and_says_which() {
+    let entries: Vec<Entry> = (0..6).map(event).collect();
+    let (bytes, _) = encode(&entries, 1, 0);
+    let mut starts = vec![0];
+    while let Piece::Frame(header) = piece_at(&bytes, *starts.last().expect("one")) {
+        let end = starts.last().expect("one") + header.frame_len();
+        if end == bytes.len() {
+            break;
+        }
+        starts.push(end);
+    }
+    assert_eq!(starts.len(), 6);
+    for at in starts[2]..starts[3] {
+        for bit in 0..8 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << bit;
+            assert_eq!(read(&damaged), [1, 2, 4, 5, 6], "byte {at} bit {bit}");
+            let Piece::Damage { len, header } = piece_at(&damaged, starts[2]) else {
+                panic!("byte {at} bit {bit} is not noticed")
+            };
+            assert_eq!(starts[2] + len, starts[3]);
+            let header = header.and_then(|header| header.wal_seqs());
+            let in_body = at >= starts[2] + FRAME_HEADER_LEN;
+            assert!(header == Some((3, 3)) || !in_body, "byte {at} bit {bit}: {header:?}");
+        }
+    }
 }
 
 proptest! {
@@ -130,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_loses_its_own_frame_only(
+    fn a_flipped_bit_loses_its_own_group_only(
         frames in prop::collection::vec(1_usize..20, 1..6), at in any::<prop::sample::Index>(), bit in 0..8
     ) {
         let (mut bytes, ends) = segment(&frames);
@@ -160,8 +227,23 @@ proptest! {
     #[test]
     fn arbitrary_bytes_neither_panic_nor_decode(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         prop_assert!(decode_frame(&bytes).is_err());
-        let mut framed = b"CMF1".to_vec();
-        framed.extend(&bytes);
-        prop_assert!(decode_frame(&framed).is_err());
+        for magic in [FRAME_MAGIC, FRAME_1_MAGIC] {
+            let framed = [&magic[..], &bytes].concat();
+            prop_assert!(decode_frame(&framed).is_err());
+            prop_assert_eq!(read(&framed), Vec::<i64>::new());
+        }
+    }
+
+    #[test]
+    fn a_right_checksum_around_arbitrary_content_does_not_panic(
+        body in prop::collection::vec(any::<u8>(), 0..200), codec in 0_u32..3, raw_len in 0_u32..400,
+        counted in 0_u32..5, first in any::<i64>()
+    ) {
+        let mut bytes = Vec::new();
+        append_frame(&mut bytes, codec, &body, raw_len, counted, 0, first);
+        if let Ok((header, frame)) = decode_frame(&bytes) {
+            prop_assert_eq!(header.frame_len(), bytes.len());
+            prop_assert!(frame.records.len() <= body.len().max(400));
+        }
     }
 }

@@ -6,8 +6,9 @@
 //!   process or power failure.
 //! - Every event and reject has a `wal_seq`, from 1, without gaps, and never two
 //!   of them the same one. Lineage (`collector_id`, `wal_seq`) stands in the line.
-//! - Memory is bounded by [`QUEUE_REQUESTS`] and [`QUEUE_BYTES`], the disk by
-//!   [`SpoolOptions::max_bytes`].
+//!   With [`SyncPolicy::Within`] that holds after a process failure; a power failure
+//!   can cost what was acknowledged within that time.
+//! - Memory is bounded by [`QUEUE_BYTES`], the disk by [`SpoolOptions::max_bytes`].
 //!
 //! # How it fails
 //! - A write or fdatasync that fails *poisons* its segment: nothing more is
@@ -16,8 +17,9 @@
 //!   ([`AppendError::Io`]). A new segment's header says with which `wal_seq` it
 //!   begins; whatever an older one holds from there on does not count.
 //! - A full spool refuses ([`AppendError::Full`]); shipping makes room.
-//! - A torn tail is cut off at opening. Damage elsewhere is stepped over, kept
-//!   and reported as a lost range: see [`Recovery`].
+//! - A torn tail is cut off at opening. Damage elsewhere costs the records of
+//!   the block it hits, is stepped over, kept, and reported with its place and
+//!   the range of `wal_seq` lost: see [`Recovery`].
 //! - An unacknowledged record may be there after a crash: the client that got no
 //!   answer sends it again, and the event's id tells the copies apart.
 //!
@@ -31,11 +33,17 @@
 //! The newest segment is never deleted, so `wal_seq` goes on where it was.
 
 pub mod disk;
+mod encode;
 pub mod format;
+pub mod inspect;
+mod queue;
 mod reader;
 mod recover;
+mod volatile;
 mod writer;
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod simulated;
 #[cfg(test)]
@@ -44,24 +52,27 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use clickmill_schemas::Timestamp;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use uuid::Uuid;
 
+use crate::metrics::Metrics;
 use crate::sink::SpoolRecord;
 use disk::{Disk, OsDisk};
 pub use format::Entry;
+pub use queue::{CHUNK_BYTES, OverflowPolicy, QUEUE_BYTES};
+use queue::{Queue, Request};
 pub(crate) use reader::SpoolReader;
-pub use recover::Recovery;
-use writer::{Request, Writer};
+pub use recover::{DamagedRange, Recovery};
+pub use volatile::volatile_file_system;
+pub use writer::MAX_UNSYNCED_BYTES;
+use writer::Writer;
 
-/// Requests that wait for the writer, at most.
-pub const QUEUE_REQUESTS: usize = 4_096;
-/// Bytes that wait for the writer, at most.
-pub const QUEUE_BYTES: usize = 64 * 1024 * 1024;
 /// A single append is no larger than this.
 pub const MAX_APPEND_BYTES: usize = 8 * 1024 * 1024;
 
@@ -76,12 +87,38 @@ pub struct SpoolOptions {
     pub segment_bytes: u64,
     /// The spool refuses what would make it larger.
     pub max_bytes: u64,
+    /// Bytes of lines that are compressed, and lost to damage, together; 0 keeps
+    /// every record by itself, at about twice to three times the disk space.
+    pub block_bytes: usize,
+    /// Whether the answer waits for the disk.
+    pub sync: SyncPolicy,
 }
 
+/// When an append is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// Once it is synced: it survives a power failure.
+    #[default]
+    BeforeAnswer,
+    /// Once it is written (it survives the process); it is synced at the latest
+    /// after this time, or [`MAX_UNSYNCED_BYTES`]. A power failure in between
+    /// loses it.
+    Within(Duration),
+}
+
+/// See docs/spool.md for what larger and smaller ones cost.
+pub const DEFAULT_BLOCK_BYTES: usize = 16 * 1024;
+
 impl Default for SpoolOptions {
-    /// Segments of 32 MiB; 4 GiB in all.
+    /// Segments of 32 MiB; 4 GiB in all; blocks of [`DEFAULT_BLOCK_BYTES`];
+    /// synced before the answer.
     fn default() -> Self {
-        Self { segment_bytes: 32 * 1024 * 1024, max_bytes: 4 * 1024 * 1024 * 1024 }
+        Self {
+            segment_bytes: 32 * 1024 * 1024,
+            max_bytes: 4 * 1024 * 1024 * 1024,
+            block_bytes: DEFAULT_BLOCK_BYTES,
+            sync: SyncPolicy::BeforeAnswer,
+        }
     }
 }
 
@@ -142,6 +179,13 @@ pub enum AppendError {
     /// Writing failed, in a new segment too.
     #[error("cannot write to the spool")]
     Io(#[source] Arc<io::Error>),
+    /// It is in the spool, but the sink did not take it in time
+    /// ([`Durability::Stream`](crate::Durability::Stream)). It is still shipped.
+    #[error("the sink did not take it within {within:?}; it is kept and tried again")]
+    NotShipped {
+        /// How long it was waited for.
+        within: Duration,
+    },
     /// The spool is closed.
     #[error("the spool is closed")]
     Closed,
@@ -159,8 +203,6 @@ pub struct Appended {
 /// An open spool: one writer thread, any number of appenders.
 pub struct Spool {
     shared: Arc<Shared>,
-    queue: Mutex<Option<mpsc::Sender<Request>>>,
-    queued_bytes: Arc<Semaphore>,
     writer: Mutex<Option<JoinHandle<()>>>,
     recovery: Recovery,
 }
@@ -181,16 +223,24 @@ pub struct SpoolStatus {
     /// Records refused since the start after they were handed over: they have
     /// no `wal_seq`.
     pub refused: u64,
+    /// Tracked events dropped since the start, as [`OverflowPolicy`] says.
+    pub dropped: u64,
 }
 
 struct Shared {
     dir: PathBuf,
     disk: Arc<dyn Disk>,
     options: SpoolOptions,
+    metrics: Arc<Metrics>,
     collector_id: Uuid,
     state: Mutex<State>,
+    queue: Queue,
+    /// Bytes of all segments, as in `state`: read for every event that comes in.
+    used: AtomicU64,
     /// Counts commits: whoever waits for new records watches it.
     commits: watch::Sender<u64>,
+    /// The highest `wal_seq` that the sink took.
+    shipped: watch::Sender<i64>,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -216,17 +266,18 @@ impl Spool {
     /// # Errors
     /// [`SpoolError`] where it is in use, or cannot be read or written.
     pub fn open(dir: &Path, options: SpoolOptions) -> Result<Self, SpoolError> {
-        Self::open_on(Arc::new(OsDisk), dir, options)
+        Self::open_with(Arc::new(OsDisk), dir, options, Arc::default())
     }
 
-    /// As [`Spool::open`], on another disk.
+    /// As [`Spool::open`], on another disk, and counting in `metrics`.
     ///
     /// # Errors
     /// As [`Spool::open`].
-    pub fn open_on(
+    pub fn open_with(
         disk: Arc<dyn Disk>,
         dir: &Path,
         options: SpoolOptions,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, SpoolError> {
         disk.create_dir(dir).map_err(|e| io_error("create", dir, e))?;
         let lock = disk.lock(&dir.join(LOCK_FILE)).map_err(|error| match error.kind() {
@@ -235,7 +286,7 @@ impl Spool {
         })?;
         let shipped = read_checkpoint(&*disk, dir)?;
         let found = recover::find_segments(&*disk, dir)?;
-        let recovery = recover::sum_up(&*disk, &found, shipped)?;
+        let recovery = recover::sum_up(&found, shipped);
         let collector_id = match recover::collector_id(&*disk, dir, &found)? {
             Some(id) => id,
             None => Uuid::new_v4(),
@@ -250,20 +301,27 @@ impl Spool {
                 disk.remove(&segment.path).map_err(|e| io_error("remove", &segment.path, e))?;
                 continue;
             };
+            // What a killed process wrote but did not sync is taken over: numbers
+            // go on from it, so it has to stay. Truncating syncs, too.
             if segment.valid_len < segment.file_len {
                 disk.truncate(&segment.path, segment.valid_len)
                     .map_err(|e| io_error("truncate", &segment.path, e))?;
+            } else {
+                disk.sync(&segment.path).map_err(|e| io_error("sync", &segment.path, e))?;
             }
             segments
                 .insert(segment.ordinal, SegmentState { first_wal_seq, len: segment.valid_len });
         }
-        report(dir, &recovery);
+        report(&recovery);
         let next_ordinal = found.last().map_or(1, |segment| segment.ordinal + 1);
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
             disk,
             options,
+            metrics,
             collector_id,
+            queue: Queue::new(),
+            used: AtomicU64::new(segments.values().map(|segment| segment.len).sum()),
             state: Mutex::new(State {
                 segments,
                 next_wal_seq: recovery.last_wal_seq + 1,
@@ -272,21 +330,15 @@ impl Spool {
                 refused: 0,
             }),
             commits: watch::Sender::new(0),
+            shipped: watch::Sender::new(shipped),
             _lock: lock,
         });
-        let (queue, requests) = mpsc::channel(QUEUE_REQUESTS);
-        let writer = Writer::new(Arc::clone(&shared), next_ordinal);
-        let thread = std::thread::Builder::new()
-            .name("clickmill-spool".to_owned())
-            .spawn(move || writer.run(requests))
-            .map_err(|e| io_error("start the writer thread of", dir, e))?;
-        Ok(Self {
-            shared,
-            queue: Mutex::new(Some(queue)),
-            queued_bytes: Arc::new(Semaphore::new(QUEUE_BYTES)),
-            writer: Mutex::new(Some(thread)),
-            recovery,
-        })
+        let started = Writer::new(Arc::clone(&shared), next_ordinal).and_then(|writer| {
+            let thread = std::thread::Builder::new().name("clickmill-spool".to_owned());
+            thread.spawn(move || writer.run())
+        });
+        let thread = started.map_err(|e| io_error("start the writer thread of", dir, e))?;
+        Ok(Self { shared, writer: Mutex::new(Some(thread)), recovery })
     }
 
     /// Appends all of `entries` or none, and returns once they are on disk.
@@ -295,16 +347,9 @@ impl Spool {
     /// [`AppendError`]; then none of them is acknowledged.
     pub async fn append(&self, entries: Vec<Entry>) -> Result<Appended, AppendError> {
         let bytes = self.admit(&entries)?;
-        let queue = self.queue()?;
-        let permit = Arc::clone(&self.queued_bytes)
-            .acquire_many_owned(bytes)
-            .await
-            .map_err(|_| AppendError::Closed)?;
+        let permit = self.shared.queue.reserve(bytes).await?;
         let (ack, acknowledged) = oneshot::channel();
-        queue
-            .send(Request { entries, ack: Some(ack), _permit: permit })
-            .await
-            .map_err(|_| AppendError::Closed)?;
+        self.shared.queue.push(Request { entries, ack: Some(ack), permit })?;
         acknowledged.await.map_err(|_| AppendError::Closed)?
     }
 
@@ -315,40 +360,46 @@ impl Spool {
     /// [`AppendError::Busy`] where the queue is full, and as [`Spool::append`].
     pub fn append_later(&self, entries: Vec<Entry>) -> Result<(), AppendError> {
         let bytes = self.admit(&entries)?;
-        let permit = Arc::clone(&self.queued_bytes)
-            .try_acquire_many_owned(bytes)
-            .map_err(|_| AppendError::Busy)?;
-        self.queue()?.try_send(Request { entries, ack: None, _permit: permit }).map_err(|error| {
-            match error {
-                mpsc::error::TrySendError::Full(_) => AppendError::Busy,
-                mpsc::error::TrySendError::Closed(_) => AppendError::Closed,
-            }
-        })
+        let permit = self.shared.queue.try_reserve(bytes)?;
+        self.shared.queue.push(Request { entries, ack: None, permit })
+    }
+
+    /// Hands one encoded event without lineage to the writer and returns at
+    /// once. Copies `line`; never waits for the disk.
+    ///
+    /// # Errors
+    /// As [`Spool::append_later`], unless `policy` says that the event is to be
+    /// dropped and counted instead.
+    pub fn track(&self, line: &[u8], policy: OverflowPolicy) -> Result<(), AppendError> {
+        let bytes = line.len() + format::LINEAGE_BYTES;
+        if let Err(error) = self.has_room(bytes) {
+            return self.shared.queue.overflow(error, policy);
+        }
+        self.shared.queue.track(line, policy)
     }
 
     /// What it weighs, if there is room.
     fn admit(&self, entries: &[Entry]) -> Result<u32, AppendError> {
         let bytes: usize = entries.iter().map(Entry::bytes).sum();
-        if bytes > MAX_APPEND_BYTES {
-            return Err(AppendError::TooLarge { bytes });
-        }
-        let used = self.shared.state().bytes();
-        let max = self.shared.options.max_bytes;
-        if used >= max {
-            return Err(AppendError::Full { used, max });
-        }
+        self.has_room(bytes)?;
         u32::try_from(bytes).map_err(|_| AppendError::TooLarge { bytes })
     }
 
-    fn queue(&self) -> Result<mpsc::Sender<Request>, AppendError> {
-        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.clone().ok_or(AppendError::Closed)
+    fn has_room(&self, bytes: usize) -> Result<(), AppendError> {
+        if bytes > MAX_APPEND_BYTES {
+            return Err(AppendError::TooLarge { bytes });
+        }
+        let (used, max) = (self.shared.used_bytes(), self.shared.options.max_bytes);
+        if used >= max {
+            return Err(AppendError::Full { used, max });
+        }
+        Ok(())
     }
 
     /// Takes no more appends and returns once everything handed over is on
     /// disk or refused. Blocks; a second call does nothing.
     pub fn close(&self) {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.queue.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer
             && writer.join().is_err()
@@ -374,18 +425,29 @@ impl Spool {
     pub fn status(&self) -> SpoolStatus {
         let state = self.shared.state();
         SpoolStatus {
-            bytes: state.bytes(),
+            bytes: self.shared.used_bytes(),
             max_bytes: self.shared.options.max_bytes,
             last_wal_seq: state.next_wal_seq - 1,
             shipped_wal_seq: state.shipped_wal_seq,
             write_error: state.write_error.clone(),
             refused: state.refused,
+            dropped: self.shared.queue.dropped(),
         }
     }
 
     /// Changes with every commit.
     pub(crate) fn commits(&self) -> watch::Receiver<u64> {
         self.shared.commits.subscribe()
+    }
+
+    /// Follows what the sink took.
+    pub(crate) fn shipped(&self) -> watch::Receiver<i64> {
+        self.shared.shipped.subscribe()
+    }
+
+    /// Notes, in memory, that the sink has everything up to `wal_seq`.
+    pub(crate) fn note_shipped(&self, wal_seq: i64) {
+        self.shared.shipped.send_modify(|shipped| *shipped = (*shipped).max(wal_seq));
     }
 
     /// Reads from the oldest record still held.
@@ -417,7 +479,7 @@ impl Spool {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(io_error("remove", &path, error)),
             }
-            shared.state().segments.remove(&ordinal);
+            shared.remove_segment(ordinal);
         }
         Ok(())
     }
@@ -454,11 +516,15 @@ pub fn read_all(dir: impl AsRef<Path>) -> Result<SpoolContents, SpoolError> {
 fn read_all_on(disk: &dyn Disk, dir: &Path) -> Result<SpoolContents, SpoolError> {
     let shipped_wal_seq = read_checkpoint(disk, dir)?;
     let found = recover::find_segments(disk, dir)?;
+    let mut records = Vec::new();
+    for (index, segment) in found.iter().enumerate() {
+        records.extend(recover::read_segment(disk, segment, recover::end_of(&found, index))?);
+    }
     Ok(SpoolContents {
         collector_id: recover::collector_id(disk, dir, &found)?.map(|id| id.to_string()),
-        records: recover::read_segments(disk, &found)?,
+        records,
         shipped_wal_seq,
-        recovery: recover::sum_up(disk, &found, shipped_wal_seq)?,
+        recovery: recover::sum_up(&found, shipped_wal_seq),
     })
 }
 
@@ -483,17 +549,33 @@ fn read_checkpoint(disk: &dyn Disk, dir: &Path) -> Result<i64, SpoolError> {
     }
 }
 
-fn report(dir: &Path, recovery: &Recovery) {
-    let dir = dir.display();
+fn report(recovery: &Recovery) {
     if recovery.torn_bytes > 0 {
         tracing::warn!(
-            spool = %dir,
             bytes = recovery.torn_bytes,
-            "cut off the torn tail of a write that was never acknowledged"
+            "cut off the torn tail of the spool: a write that was never acknowledged"
+        );
+    }
+    for damage in &recovery.damaged {
+        tracing::error!(
+            segment = damage.segment,
+            offset = damage.offset,
+            bytes = damage.len,
+            first_wal_seq = damage.wal_seqs.map(|range| range.0),
+            last_wal_seq = damage.wal_seqs.map(|range| range.1),
+            "damage in the spool; what follows it is read"
         );
     }
     for (first, last) in &recovery.lost {
-        tracing::error!(spool = %dir, first, last, "wal_seq lost to damage in the spool");
+        tracing::error!(first, last, "wal_seq lost to damage in the spool");
+    }
+    for (first, last) in &recovery.uncertain {
+        tracing::warn!(
+            first,
+            last,
+            "wal_seq missing from the last write before a crash: lost to damage, or never \
+             acknowledged"
+        );
     }
 }
 
@@ -505,11 +587,42 @@ impl Shared {
     fn now() -> Timestamp {
         Timestamp::now()
     }
-}
 
-impl State {
-    fn bytes(&self) -> u64 {
-        self.segments.values().map(|segment| segment.len).sum()
+    fn used_bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn add_segment(&self, ordinal: u64, segment: SegmentState) {
+        self.change_segments(|segments| {
+            segments.insert(ordinal, segment);
+        });
+    }
+
+    /// Lets readers go up to `len`.
+    fn grow(&self, ordinal: u64, len: u64) {
+        self.change_segments(|segments| {
+            if let Some(segment) = segments.get_mut(&ordinal) {
+                segment.len = len;
+            }
+        });
+    }
+
+    /// Bytes of the segment that are durable.
+    fn synced_len(&self, ordinal: u64) -> u64 {
+        self.state().segments.get(&ordinal).map_or(0, |segment| segment.len)
+    }
+
+    fn remove_segment(&self, ordinal: u64) {
+        self.change_segments(|segments| {
+            segments.remove(&ordinal);
+        });
+    }
+
+    fn change_segments(&self, change: impl FnOnce(&mut BTreeMap<u64, SegmentState>)) {
+        let mut state = self.state();
+        change(&mut state.segments);
+        self.used
+            .store(state.segments.values().map(|segment| segment.len).sum(), Ordering::Relaxed);
     }
 }
 

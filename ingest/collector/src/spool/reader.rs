@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::format::{
-    FRAME_HEADER_LEN, FrameError, SEGMENT_HEADER_LEN, decode_frame, find_frame, frame_len,
-};
+use super::format::{FrameError, FrameHeader, Piece, SEGMENT_HEADER_LEN, decode_frame, piece_at};
 use super::recover::segment_name;
 use super::{Shared, SpoolError, io_error};
 use crate::sink::SpoolRecord;
@@ -84,16 +82,16 @@ impl SpoolReader {
                 .map_err(|e| io_error("read", &path, e))
         };
         let mut bytes = read(self.offset, READ_BYTES)?;
-        if let Ok(wanted) = frame_len(&bytes)
-            && wanted > bytes.len()
+        if let Ok(header) = FrameHeader::decode(&bytes)
+            && header.frame_len() > bytes.len()
         {
-            bytes = read(self.offset, wanted)?;
+            bytes = read(self.offset, header.frame_len())?;
         }
         let mut at = 0;
         while at < bytes.len() {
             match decode_frame(&bytes[at..]) {
-                Ok(frame) => {
-                    at += frame_len(&bytes[at..]).unwrap_or(FRAME_HEADER_LEN);
+                Ok((header, frame)) => {
+                    at += header.frame_len();
                     let mut records = frame.records;
                     records.retain(|record| record.wal_seq < end);
                     frames.push_back(ReadFrame { ordinal: self.ordinal, records });
@@ -104,11 +102,18 @@ impl SpoolReader {
                     // Damage before `len`. Look through all that is left of the segment.
                     let from = self.offset + at as u64;
                     let rest = read(from, usize::MAX)?;
-                    let skipped = find_frame(&rest, 0).unwrap_or(rest.len());
+                    let (skipped, header) = match piece_at(&rest, 0) {
+                        Piece::Damage { len, header } => (len, header),
+                        // A right checksum around wrong content.
+                        Piece::Frame(header) => (header.frame_len(), Some(header)),
+                    };
+                    let wal_seqs = header.and_then(|header| header.wal_seqs());
                     tracing::error!(
-                        segment = %path.display(),
+                        segment = self.ordinal,
                         offset = from,
                         bytes = skipped,
+                        first_wal_seq = wal_seqs.map(|range| range.0),
+                        last_wal_seq = wal_seqs.map(|range| range.1),
                         "stepping over damage in the spool"
                     );
                     self.offset = from + skipped.max(1) as u64;

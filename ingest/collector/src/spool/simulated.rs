@@ -8,6 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::disk::{Disk, DiskFile};
 
+/// Small, so that a test's small frames have several.
+const PAGE_BYTES: usize = 64;
+
 #[derive(Clone, Default)]
 pub(crate) struct SimulatedDisk(Arc<Mutex<Files>>);
 
@@ -55,18 +58,57 @@ impl SimulatedDisk {
     /// What is on the platters now, as a new disk: `kept(unsynced)` says how
     /// many of a file's unsynced bytes got there by chance.
     pub fn after_power_cut(&self, mut kept: impl FnMut(usize) -> usize) -> Self {
+        self.cut(|content| {
+            let synced = content.synced.min(content.bytes.len());
+            let unsynced = content.bytes.len() - synced;
+            content.bytes[..synced + kept(unsynced).min(unsynced)].to_vec()
+        })
+    }
+
+    fn cut(&self, mut left: impl FnMut(&Content) -> Vec<u8>) -> Self {
         let files = self.files();
         let mut after = Files::default();
         for (path, content) in &files.durable_names {
-            let content = &files.contents[*content];
-            let unsynced = content.bytes.len().saturating_sub(content.synced);
-            let len = content.synced.min(content.bytes.len()) + kept(unsynced).min(unsynced);
-            let bytes = content.bytes[..len].to_vec();
+            let bytes = left(&files.contents[*content]);
             after.contents.push(Content { synced: bytes.len(), bytes });
             after.names.insert(path.clone(), after.contents.len() - 1);
         }
         after.durable_names = after.names.clone();
         Self(Arc::new(Mutex::new(after)))
+    }
+
+    /// What the operating system still has when the process is killed: all of
+    /// it, synced or not.
+    pub fn after_kill(&self) -> Self {
+        let files = self.files();
+        let mut after = Files::default();
+        for (path, content) in &files.names {
+            let Content { bytes, synced } = &files.contents[*content];
+            after.contents.push(Content { bytes: bytes.clone(), synced: *synced });
+            after.names.insert(path.clone(), after.contents.len() - 1);
+        }
+        after.durable_names = after
+            .names
+            .iter()
+            .filter(|(path, _)| files.durable_names.contains_key(*path))
+            .map(|(p, c)| (p.clone(), *c))
+            .collect();
+        Self(Arc::new(Mutex::new(after)))
+    }
+
+    /// As [`SimulatedDisk::after_power_cut`], but the file system wrote its
+    /// pages in any order: of the unsynced ones, `kept` says which are there;
+    /// the others are zeros.
+    pub fn after_power_cut_with_holes(&self, mut kept: impl FnMut() -> bool) -> Self {
+        self.cut(|content| {
+            let mut bytes = content.bytes.clone();
+            for page in bytes.get_mut(content.synced..).unwrap_or_default().chunks_mut(PAGE_BYTES) {
+                if !kept() {
+                    page.fill(0);
+                }
+            }
+            bytes
+        })
     }
 
     pub fn fail_append_after(&self, appends: usize) {
@@ -175,6 +217,14 @@ impl Disk for SimulatedDisk {
         let content = *files.names.get(path).ok_or(io::ErrorKind::NotFound)?;
         let content = &mut files.contents[content];
         content.bytes.truncate(len as usize);
+        content.synced = content.bytes.len();
+        Ok(())
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        let mut files = self.files();
+        let content = *files.names.get(path).ok_or(io::ErrorKind::NotFound)?;
+        let content = &mut files.contents[content];
         content.synced = content.bytes.len();
         Ok(())
     }
