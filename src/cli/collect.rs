@@ -12,7 +12,8 @@ use anyhow::Context as _;
 use clap::Args as ClapArgs;
 use clickmill_collector::server::Server;
 use clickmill_collector::sink::{KinesisSink, Sink};
-use clickmill_collector::{BatchLimits, Collector};
+use clickmill_collector::spool::volatile_file_system;
+use clickmill_collector::{BatchLimits, Collector, Durability};
 use clickmill_delivery::LakeSink;
 use clickmill_lake::Lake;
 
@@ -20,7 +21,7 @@ use super::EXIT_USAGE;
 use crate::context::Context;
 
 const DEFAULT_LISTEN: &str = "127.0.0.1:8080";
-const DEFAULT_SPOOL: &str = "./clickmill-spool";
+pub const DEFAULT_SPOOL: &str = "./clickmill-spool";
 /// How long the spool is emptied at the end; what is left is shipped at the next start.
 pub const DRAIN_DEADLINE: Duration = Duration::from_secs(30);
 /// A stream takes small batches at once; large ones would only wait.
@@ -35,7 +36,8 @@ const KINESIS_BATCHES: BatchLimits = BatchLimits {
 /// A 200 means that the event is on this machine's disk, in the spool; from
 /// there it is shipped in the background, also after a crash or a restart on
 /// the same --spool folder. On a disk that goes away with the machine, what was
-/// not shipped yet goes with it.
+/// not shipped yet goes with it: there, --durability stream answers once the
+/// sink has the event.
 #[derive(ClapArgs)]
 #[group(id = "collect")]
 #[command(after_help = "\
@@ -66,6 +68,11 @@ pub struct Args {
     /// The folder that keeps events until they are shipped [default: ./clickmill-spool]
     #[arg(long, value_name = "DIR")]
     spool: Option<PathBuf>,
+
+    /// What a 200 promises: fsync (on this disk), stream (in the sink) or memory (a power failure
+    /// costs up to a second of events) [default: fsync]
+    #[arg(long, value_name = "MODE", value_parser = durability)]
+    durability: Option<Durability>,
 }
 
 /// `--sink`.
@@ -107,7 +114,7 @@ impl SinkChoice {
         }
     }
 
-    fn describe(&self, lake: &str) -> String {
+    pub fn describe(&self, lake: &str) -> String {
         match self {
             Self::Lake => format!("lake {lake}"),
             Self::Kinesis(stream) => format!("kinesis stream {stream}"),
@@ -168,11 +175,18 @@ impl Opened {
         }
         let spool = args.spool.clone().or_else(|| config.spool.clone());
         let spool = spool.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
+        let durability = args.durability.or(config.durability).unwrap_or_default();
+        if let Some(advice) =
+            volatile_file_system(&spool).and_then(|kind| advice(durability, &kind))
+        {
+            eprintln!("warning: {advice}");
+        }
         let (opened, limits) = sink.open(&context.lake).await?;
         let collector = Collector::builder(&spool)
             .sink(opened)
             .batches(config.batch_limits(limits))
             .spool(config.spool_options())
+            .durability(durability)
             .start()
             .await?;
         let server = Server::bind(collector.clone(), listen, keys).await?;
@@ -187,6 +201,28 @@ impl Opened {
             self.spool.display(),
             self.sink.describe(lake)
         )
+    }
+}
+
+/// `--durability`, by the names of the configuration.
+fn durability(text: &str) -> Result<Durability, String> {
+    match text {
+        "fsync" => Ok(Durability::Fsync),
+        "stream" => Ok(Durability::Stream),
+        "memory" => Ok(Durability::Memory),
+        _ => Err("give fsync, stream or memory".to_owned()),
+    }
+}
+
+/// What to say of a spool on a file system of this kind, which goes away.
+fn advice(durability: Durability, kind: &str) -> Option<String> {
+    match durability {
+        Durability::Stream => None,
+        Durability::Fsync | Durability::Memory => Some(format!(
+            "the spool lies on {kind}, which goes away with this machine or container, and what \
+             is not shipped by then with it: put --spool on a disk that stays, or use --durability \
+             stream, which answers 200 once the sink has the event"
+        )),
     }
 }
 
@@ -219,6 +255,22 @@ pub fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send + 'static
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_spool_that_goes_away_is_warned_of_unless_the_sink_has_each_event_first() {
+        let said = advice(Durability::Fsync, "overlay").expect("a warning");
+        assert!(said.contains("overlay") && said.contains("--durability stream"), "{said}");
+        assert!(advice(Durability::Memory, "tmpfs").is_some());
+        assert_eq!(advice(Durability::Stream, "tmpfs"), None);
+    }
+
+    #[test]
+    fn durabilities_are_read_as_documented() {
+        assert_eq!(durability("fsync"), Ok(Durability::Fsync));
+        assert_eq!(durability("stream"), Ok(Durability::Stream));
+        assert_eq!(durability("memory"), Ok(Durability::Memory));
+        assert!(durability("Fsync").is_err());
+    }
 
     #[test]
     fn sinks_are_read_as_documented() {

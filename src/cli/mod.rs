@@ -5,6 +5,7 @@ mod deliver;
 mod demo;
 mod etl;
 mod import;
+mod spool;
 mod sql;
 mod up;
 
@@ -49,6 +50,7 @@ enum Verb {
     Demo(demo::Args),
     Etl(etl::Args),
     Import(import::Args),
+    Spool(spool::Args),
     Sql(sql::Args),
     Up(up::Args),
 }
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
             Verb::Demo(args) => demo::run(args, &context).await,
             Verb::Etl(args) => etl::run(args, &context).await,
             Verb::Import(args) => import::run(args, &context).await,
+            Verb::Spool(args) => spool::run(args, &context).await,
             Verb::Sql(args) => sql::run(args, &context).await,
             Verb::Up(args) => up::run(args, &context).await,
         }
