@@ -198,8 +198,8 @@ impl Date {
 }
 
 impl Timestamp {
-    /// The wire form. Written by hand: every event carries three or four of
-    /// them, and formatting them was the larger part of its encoding.
+    /// The wire form. Written by hand: every event carries up to four of them,
+    /// and the collector encodes in its callers' threads.
     pub(crate) fn text(self) -> [u8; TEXT_LEN] {
         let seconds = self.0.div_euclid(MICROS_PER_SECOND);
         let of_day = seconds.rem_euclid(SECONDS_PER_DAY);

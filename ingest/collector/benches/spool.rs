@@ -127,19 +127,20 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
 }
 
 fn encoding(name: &str, events: &[Event<'static>]) {
-    let (mut line, mut bytes) = (Vec::new(), 0);
-    let started = Instant::now();
-    for event in events.iter().cycle().take(BULK_EVENTS / 2) {
-        line.clear();
-        event.encode_to(&mut line);
-        bytes += black_box(&line).len();
-    }
-    let each = started.elapsed() / (BULK_EVENTS / 2) as u32;
-    println!(
-        "{name:>8}  encode                {:>6} ns an event, {} bytes",
-        each.as_nanos(),
-        bytes / (BULK_EVENTS / 2)
-    );
+    let mut line = Vec::new();
+    let mut time = |what: &str, encode: fn(&Event<'static>, &mut Vec<u8>)| {
+        let (started, mut bytes) = (Instant::now(), 0);
+        for event in events.iter().cycle().take(BULK_EVENTS / 2) {
+            line.clear();
+            encode(event, &mut line);
+            bytes += black_box(&line).len();
+        }
+        let (each, bytes) =
+            (started.elapsed() / (BULK_EVENTS / 2) as u32, bytes / (BULK_EVENTS / 2));
+        println!("{name:>8}  {what:<20} {:>6} ns an event, {bytes} bytes", each.as_nanos());
+    };
+    time("encode", Event::encode_to);
+    time("encode, by serde", |event, line| line.extend_from_slice(event.encode().as_bytes()));
 }
 
 /// Single calls, as fast as they come; where the queue is full it is waited
