@@ -193,9 +193,11 @@ class Durability(support.Case):
 
 
 def retry_after(collector, event_id):
-    """The status of one event, and after how long a client shall come back."""
-    request = urllib.request.Request(f"{collector.url}/v1/track", json.dumps(support.track(event_id)).encode(),
-                                     {"Authorization": support.AUTHORIZATION}, method="POST")
+    """The status of one event, and after how long a client shall come back. The event does not
+    compress and needs several pages: on a full file system the last page of a file has room yet."""
+    body = json.dumps(support.track(event_id, filler=os.urandom(10_000).hex())).encode()
+    request = urllib.request.Request(f"{collector.url}/v1/track", body, {"Authorization": support.AUTHORIZATION},
+                                     method="POST")
     try:
         with urllib.request.urlopen(request, timeout=30) as response:
             return response.status, None
