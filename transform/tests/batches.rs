@@ -5,57 +5,15 @@
 
 mod support;
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use clickmill_schemas::{Event, Money};
 use clickmill_transform::{RunOptions, Silent, run};
 use proptest::test_runner::{Config, TestError, TestRunner};
 use support::faults::Dying;
-use support::history::{BATCHES, Exports, History, histories, item, plain};
+use support::history::{BATCHES, History, histories, item, plain};
 use support::reference;
 use support::shop::{Shop, at};
-
-fn write_exports(shop: &Shop, exports: &Exports, batches: &[usize]) {
-    for (number, (batch, rows)) in exports.orders.iter().enumerate() {
-        let mut csv = "order_id,ordered_at,total\n".to_owned();
-        for (order, day, total) in rows {
-            let _ = writeln!(csv, "o{order},2026-03-{:02}T09:00:00Z,{}", 10 + day, 10 * total);
-        }
-        if batches.contains(batch) {
-            shop.export("orders", &format!("20260320T00000{number}"), &csv);
-        }
-    }
-    for (number, (batch, rows)) in exports.items.iter().enumerate() {
-        let mut csv = "order_id,line,product_id,quantity,unit_price\n".to_owned();
-        // Of a repeated order in one file the later lines count.
-        let last: std::collections::BTreeMap<_, _> = rows.iter().cloned().collect();
-        for (order, lines) in last {
-            for (line, (product, quantity)) in lines.iter().enumerate() {
-                let _ = writeln!(csv, "o{order},{},p{product},{quantity},5", line + 1);
-            }
-        }
-        if batches.contains(batch) {
-            shop.export("order_items", &format!("20260320T00000{number}"), &csv);
-        }
-    }
-    for (batch, day, prices) in &exports.products {
-        let mut csv = "product_id,price\n".to_owned();
-        for (product, price) in prices.iter().enumerate() {
-            let _ = writeln!(csv, "p{product},{price}");
-        }
-        if batches.contains(batch) {
-            shop.export("products", &format!("202603{:02}T120000", 10 + day), &csv);
-        }
-    }
-}
-
-async fn land_batch(shop: &mut Shop, history: &History, batch: usize) {
-    let of_batch = |(to, event): &(usize, Event<'static>)| (*to == batch).then(|| event.clone());
-    let events: Vec<_> = history.events.iter().filter_map(of_batch).collect();
-    shop.land(&events).await;
-    write_exports(shop, &history.exports, &[batch]);
-}
 
 async fn check(shop: &Shop, history: &History, how: &str) -> Result<(), String> {
     let events: Vec<_> = history.events.iter().map(|(_, event)| event.clone()).collect();
@@ -78,7 +36,7 @@ async fn check(shop: &Shop, history: &History, how: &str) -> Result<(), String> 
 
 #[test]
 fn batches_in_any_order_give_the_same_rows_as_one_run_and_as_the_definitions() {
-    let cases = std::env::var("CLICKMILL_TEST_CASES").ok().and_then(|n| n.parse().ok());
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
     let config = Config {
         cases: cases.unwrap_or(3),
         max_shrink_iters: 8,
@@ -92,9 +50,9 @@ fn batches_in_any_order_give_the_same_rows_as_one_run_and_as_the_definitions() {
                 let mut stepwise = Shop::new().await;
                 let mut at_once = Shop::new().await;
                 for batch in 0..BATCHES {
-                    land_batch(&mut stepwise, &history, batch).await;
+                    history.land(&mut stepwise, batch).await;
                     stepwise.run().await;
-                    land_batch(&mut at_once, &history, batch).await;
+                    history.land(&mut at_once, batch).await;
                 }
                 at_once.run().await;
                 check(&at_once, &history, "in one run").await?;
@@ -577,34 +535,53 @@ async fn two_batches_done() -> Vec<(&'static str, Vec<String>)> {
 
 #[tokio::test]
 async fn a_run_that_dies_after_any_write_is_finished_by_the_next_one() {
+    const MOST_WRITES: i64 = 200;
     let wanted = two_batches_done().await;
-    // One lake dies at every write in turn; each restart gets one write further than
-    // a run from the same state needs, so every place between two writes is a place to die.
-    for step in [1, 2, 3, 7] {
-        let mut shop = Shop::new().await;
-        first_batch(&mut shop).await;
-        let mut deaths = die_until_done(&shop, step).await;
-        second_batch(&mut shop).await;
-        deaths += die_until_done(&shop, step).await;
-        assert!(deaths >= 4, "only {deaths} deaths in steps of {step}");
-        assert_eq!(shop.everything().await, wanted, "in steps of {step}");
-        let versions = shop.versions().await;
-        assert!(shop.run().await.batches.is_empty());
-        assert_eq!(shop.versions().await, versions);
+    let mut before = Shop::new().await;
+    first_batch(&mut before).await;
+    before.run().await;
+    second_batch(&mut before).await;
+    let mut writes = 0;
+    loop {
+        let shop = before.fork().await;
+        let died = shop.run_on(&Dying::after(&shop.lake, writes)).await.is_err();
+        if died {
+            assert_eq!(shop.run().await.batches.len(), 1, "after {writes} writes");
+        }
+        assert_eq!(shop.everything().await, wanted, "after {writes} writes");
+        if !died {
+            break;
+        }
+        writes += 1;
+        assert!(writes < MOST_WRITES, "a run needs more than {MOST_WRITES} writes");
     }
+    assert!(writes > 20, "only {writes} writes: nothing much can have been torn apart");
+}
+
+#[tokio::test]
+async fn runs_that_die_one_after_the_other_get_done_in_the_end() {
+    let wanted = two_batches_done().await;
+    let mut shop = Shop::new().await;
+    first_batch(&mut shop).await;
+    let mut deaths = die_until_done(&shop).await;
+    second_batch(&mut shop).await;
+    deaths += die_until_done(&shop).await;
+    assert!(deaths >= 4, "only {deaths} deaths");
+    assert_eq!(shop.everything().await, wanted);
+    let versions = shop.versions().await;
+    assert!(shop.run().await.batches.is_empty());
+    assert_eq!(shop.versions().await, versions);
 }
 
 /// Lets runs die after more and more writes, until one does not.
-async fn die_until_done(shop: &Shop, step: i64) -> u32 {
+async fn die_until_done(shop: &Shop) -> u32 {
     const MOST_WRITES: i64 = 200;
     let mut deaths = 0;
-    let mut writes = 0;
-    while writes < MOST_WRITES {
+    for writes in 0..MOST_WRITES {
         match shop.run_on(&Dying::after(&shop.lake, writes)).await {
             Ok(_) => return deaths,
             Err(_) => deaths += 1,
         }
-        writes += step;
     }
     panic!("a run needs more than {MOST_WRITES} writes");
 }

@@ -136,6 +136,11 @@ async fn affected_days(
     touched.extend(rewritten_days(sessions_change));
     // An order takes an event of its own window; that can free one a window further.
     let around = widened(&touched, 2 * MATCH_DAYS, 2 * MATCH_DAYS);
+    // Only a session that was there before can change what a row shows.
+    let new_sessions = match sessions_change.removes.is_empty() {
+        true => Vec::new(),
+        false => sessions_change.adds.clone(),
+    };
     let session = context.session();
     let all = |change: &Change| change.adds.iter().chain(&change.removes).cloned().collect();
     let orders = files_in(&context.current(&ORDERS).await?, &around);
@@ -145,7 +150,7 @@ async fn affected_days(
         ("changed_events", &EVENTS, all(events_change)),
         ("orders", &ORDERS, orders),
         ("events", &EVENTS, events),
-        ("new_sessions", &SESSIONS, sessions_change.adds.clone()),
+        ("new_sessions", &SESSIONS, new_sessions),
         ("old_sessions", &SESSIONS, sessions_change.removes.clone()),
     ] {
         session.register_table(name, table_of(spec, files)).map_err(&fail)?;

@@ -1,8 +1,13 @@
 //! Random histories of a shop, on a grid of times where the rules have their edges:
 //! gaps of exactly 30 minutes, chains of over a day, midnight, equal instants.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
 use clickmill_schemas::{Event, EventTime, Item, Money, Timestamp};
 use proptest::prelude::*;
+
+use super::shop::Shop;
 
 pub const MINUTE: i64 = 60_000_000;
 /// 2026-03-10T00:00:00Z.
@@ -77,7 +82,53 @@ pub fn histories() -> impl Strategy<Value = History> {
     })
 }
 
+impl Exports {
+    /// Writes those of a batch as CSV files, each with the time of its data in its name.
+    pub fn write(&self, shop: &Shop, batch: usize) {
+        for (number, (to, rows)) in self.orders.iter().enumerate() {
+            let mut csv = "order_id,ordered_at,total\n".to_owned();
+            for (order, day, total) in rows {
+                let _ = writeln!(csv, "o{order},2026-03-{:02}T09:00:00Z,{}", 10 + day, 10 * total);
+            }
+            if *to == batch {
+                shop.export("orders", &format!("20260320T00000{number}"), &csv);
+            }
+        }
+        for (number, (to, rows)) in self.items.iter().enumerate() {
+            let mut csv = "order_id,line,product_id,quantity,unit_price\n".to_owned();
+            // Of a repeated order in one file the later lines count.
+            let last: BTreeMap<_, _> = rows.iter().cloned().collect();
+            for (order, lines) in last {
+                for (line, (product, quantity)) in lines.iter().enumerate() {
+                    let _ = writeln!(csv, "o{order},{},p{product},{quantity},5", line + 1);
+                }
+            }
+            if *to == batch {
+                shop.export("order_items", &format!("20260320T00000{number}"), &csv);
+            }
+        }
+        for (to, day, prices) in &self.products {
+            let mut csv = "product_id,price\n".to_owned();
+            for (product, price) in prices.iter().enumerate() {
+                let _ = writeln!(csv, "p{product},{price}");
+            }
+            if *to == batch {
+                shop.export("products", &format!("202603{:02}T120000", 10 + day), &csv);
+            }
+        }
+    }
+}
+
 impl History {
+    /// Lands a batch's events and writes its exports.
+    pub async fn land(&self, shop: &mut Shop, batch: usize) {
+        let of_batch =
+            |(to, event): &(usize, Event<'static>)| (*to == batch).then(|| event.clone());
+        let events: Vec<_> = self.events.iter().filter_map(of_batch).collect();
+        shop.land(&events).await;
+        self.exports.write(shop, batch);
+    }
+
     /// A line an event: batch, id, name, visitor, time, receipt; then the exports.
     pub fn brief(&self) -> String {
         let line = |(batch, e): &(usize, Event<'static>)| {

@@ -1,7 +1,7 @@
 //! A lake and a shop's export folder, both temporary, and tables read back as text.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::Array as _;
@@ -36,8 +36,22 @@ prefix = "-"
 
 pub struct Shop {
     folder: TempDir,
+    exports: Arc<TempDir>,
     pub lake: Lake,
     landed: u64,
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("reads") {
+        let entry = entry.expect("reads");
+        let to = to.join(entry.file_name());
+        if entry.file_type().expect("reads").is_dir() {
+            copy_folder(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).expect("copies");
+        }
+    }
 }
 
 pub fn at(text: &str) -> Timestamp {
@@ -47,10 +61,16 @@ pub fn at(text: &str) -> Timestamp {
 impl Shop {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        std::fs::create_dir(folder.path().join("exports")).expect("a folder");
-        let lake = folder.path().join("lake").display().to_string();
-        let lake = Lake::open(&lake).await.expect("the lake opens");
-        Self { folder, lake, landed: 0 }
+        let exports = Arc::new(tempfile::tempdir().expect("a folder"));
+        let lake = Lake::open(&folder.path().display().to_string()).await.expect("opens");
+        Self { folder, exports, lake, landed: 0 }
+    }
+
+    /// A copy of the lake as it is now, with the same exports.
+    pub async fn fork(&self) -> Self {
+        let copy = Self { exports: Arc::clone(&self.exports), ..Self::new().await };
+        copy_folder(self.folder.path(), copy.folder.path());
+        Self { landed: self.landed, ..copy }
     }
 
     /// Lands events in one commit.
@@ -83,12 +103,11 @@ impl Shop {
     /// Writes a CSV export: `orders-20260310T120000.csv`.
     pub fn export(&self, dataset: &str, time: &str, csv: &str) {
         let name = format!("{dataset}-{time}.csv");
-        std::fs::write(self.folder.path().join("exports").join(name), csv).expect("writes");
+        std::fs::write(self.exports.path().join(name), csv).expect("writes");
     }
 
     pub fn options(&self) -> RunOptions {
-        let exports: PathBuf = self.folder.path().join("exports");
-        let text = SOURCES.replace("FOLDER", &exports.display().to_string());
+        let text = SOURCES.replace("FOLDER", &self.exports.path().display().to_string());
         let sources: SourcesConfig = toml::from_str(&text).expect("a configuration");
         RunOptions { tables: None, memory_limit_bytes: None, parallelism: 2, sources }
     }
