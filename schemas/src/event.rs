@@ -299,6 +299,12 @@ impl EventTime {
         }
     }
 
+    /// When it happened by the client's clock, where it said so.
+    #[must_use]
+    pub const fn client_ts(&self) -> Option<Timestamp> {
+        self.client_ts
+    }
+
     /// From history: `event_ts` is taken as it is, however old.
     #[must_use]
     pub fn historic(event_ts: Timestamp, received_ts: Timestamp) -> Self {

@@ -30,7 +30,7 @@ const KINESIS_BATCHES: BatchLimits = BatchLimits {
     max_wait: Duration::from_millis(200),
 };
 
-/// Take events over HTTP (Segment's API) and ship them to the lake or a stream
+/// Take events over HTTP (Segment, RudderStack, Snowplow, GA4, JSON) and ship them to the lake or a stream
 ///
 /// A 200 means that the event is on this machine's disk, in the spool; from
 /// there it is shipped in the background, also after a crash or a restart on
@@ -166,6 +166,13 @@ impl Opened {
             eprintln!("error: {error}");
             return Ok(Err(ExitCode::from(EXIT_USAGE)));
         }
+        let options = match config.protocol_options() {
+            Ok(options) => options,
+            Err(error) => {
+                eprintln!("error: in [collector.cookie] of the configuration: {error}");
+                return Ok(Err(ExitCode::from(EXIT_USAGE)));
+            }
+        };
         let spool = args.spool.clone().or_else(|| config.spool.clone());
         let spool = spool.unwrap_or_else(|| PathBuf::from(DEFAULT_SPOOL));
         let (opened, limits) = sink.open(&context.lake).await?;
@@ -175,7 +182,7 @@ impl Opened {
             .spool(config.spool_options())
             .start()
             .await?;
-        let server = Server::bind(collector.clone(), listen, keys).await?;
+        let server = Server::bind(collector.clone(), listen, keys).await?.with_options(options);
         Ok(Ok(Self { collector, server, spool, sink }))
     }
 

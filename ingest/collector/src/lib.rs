@@ -28,5 +28,5 @@ pub use collector::{
     Collector, CollectorBuilder, CollectorError, CollectorStatus, Drained, HEARTBEAT_EVERY,
     MAX_LINE_BYTES, TrackError,
 };
-pub use config::CollectorConfig;
+pub use config::{CollectorConfig, CookieConfig};
 pub use shipper::BatchLimits;

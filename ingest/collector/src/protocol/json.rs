@@ -106,6 +106,21 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// The keys that `wanted` picks, as an object of their own.
+    pub fn split_off(&mut self, wanted: impl Fn(&str) -> bool) -> Object<'a> {
+        let (taken, kept) = std::mem::take(&mut self.0).into_iter().partition(|(k, _)| wanted(k));
+        self.0 = kept;
+        Object(taken)
+    }
+
+    /// Its keys and values that are as they came.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.0.iter().filter_map(|(key, value)| match value {
+            Value::Sent(raw) => Some((&**key, *raw)),
+            Value::Left(_) => None,
+        })
+    }
+
     pub fn contains(&self, key: &str) -> bool {
         self.0.iter().any(|(k, _)| k == key)
     }
@@ -138,6 +153,46 @@ impl<'a> Object<'a> {
         }
         out.push('}');
     }
+}
+
+/// An object of text values, from pairs whose keys are no more than once.
+pub(crate) fn object_of_texts<'t>(pairs: impl IntoIterator<Item = (&'t str, &'t str)>) -> String {
+    let mut out = "{".to_owned();
+    for (key, value) in pairs {
+        if out.len() > 1 {
+            out.push(',');
+        }
+        write_key(&mut out, key);
+        // A string always serialises.
+        out.push_str(&serde_json::to_string(value).unwrap_or_default());
+    }
+    out.push('}');
+    out
+}
+
+/// Left of an object, as `properties` or `context`: nothing where it is empty.
+pub(crate) fn left(object: &Object<'_>) -> Option<RawJson<'static>> {
+    if object.is_empty() {
+        return None;
+    }
+    let mut out = String::new();
+    object.write(&mut out);
+    raw_object(&out)
+}
+
+/// The parameters of a query string; of one that comes twice the last counts.
+pub(crate) fn parameters(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let mut pairs: Vec<(Cow<'_, str>, Cow<'_, str>)> = Vec::new();
+    let mut at: std::collections::HashMap<Cow<'_, str>, usize> = std::collections::HashMap::new();
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        if let Some(&held) = at.get(&key) {
+            pairs[held].1 = value;
+        } else {
+            at.insert(key.clone(), pairs.len());
+            pairs.push((key, value));
+        }
+    }
+    pairs
 }
 
 /// `"key":`, escaped.

@@ -6,9 +6,18 @@
 //! sees text whose IP addresses were taken out. What happens around it (body,
 //! write key, spool, answer) is the server's, the same for all.
 
+pub(crate) mod columns;
+pub mod ga4;
 pub(crate) mod json;
+pub mod native;
 pub(crate) mod privacy;
+pub(crate) mod reference;
+pub mod rudderstack;
 pub mod segment;
+pub mod snowplow;
+
+#[cfg(test)]
+mod hostile;
 
 use std::borrow::Cow;
 
@@ -70,6 +79,16 @@ pub(crate) struct Limits {
 pub(crate) enum Form {
     /// 200 `{"success":true}`; 400 with `code` and `message`.
     Segment,
+    /// As `Segment`, but 413 for a body over its limit.
+    RudderStack,
+    /// 200 and a GIF for what was taken; errors as `Segment`.
+    RudderStackPixel,
+    /// POST: 200 `ok`; GET: 200 and a GIF. Refused input, too: it is a bad row.
+    Snowplow,
+    /// 204, also for refused input: Google's servers never say so either.
+    Google,
+    /// 200 with the outcome of every event that was refused.
+    Native,
 }
 
 /// A request as a dialect sees it: addresses are out, half surrogate pairs too.

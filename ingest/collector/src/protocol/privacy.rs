@@ -175,7 +175,7 @@ fn json_without_addresses(body: &[u8]) -> Cow<'_, [u8]> {
             let Some(clean) = clean_embedded(key, &unescape(text)) else { continue };
             // A string always serialises.
             serde_json::to_string(&String::from_utf8_lossy(&clean)).unwrap_or_default()
-        } else if looks_like_addresses(text) {
+        } else if looks_like_addresses(&unescape(text)) {
             "null".to_owned()
         } else {
             continue;
@@ -226,6 +226,8 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
                 out.push(*next);
                 bytes.next();
             }
+            // Cut in the middle of an escape.
+            (b'\\', None) => {}
             _ => out.push(*byte),
         }
     }

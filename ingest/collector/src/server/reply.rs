@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 
@@ -30,22 +30,75 @@ pub(super) fn outcome(form: Form, method: &Method, outcome: &Outcome) -> Respons
     }
 }
 
-fn taken(form: Form, _method: &Method, _parts: usize, _refused: &[(usize, Refusal)]) -> Response {
+fn taken(form: Form, method: &Method, parts: usize, refused: &[(usize, Refusal)]) -> Response {
     match form {
-        Form::Segment => success(),
+        Form::Segment | Form::RudderStack => success(),
+        Form::RudderStackPixel => pixel(),
+        Form::Snowplow => snowplow(method),
+        Form::Google => StatusCode::NO_CONTENT.into_response(),
+        Form::Native => {
+            let rejected: Vec<_> = refused
+                .iter()
+                .map(|(index, refusal)| {
+                    serde_json::json!({
+                        "index": index,
+                        "code": refusal.reason.code(),
+                        "message": refusal.detail,
+                    })
+                })
+                .collect();
+            let accepted = parts - refused.len();
+            let body = serde_json::json!({
+                "success": refused.is_empty(),
+                "accepted": accepted,
+                "rejected": rejected,
+            });
+            json(StatusCode::OK, body.to_string())
+        }
     }
 }
 
-fn refused(form: Form, _method: &Method, refusal: &Refusal) -> Response {
+fn refused(form: Form, method: &Method, refusal: &Refusal) -> Response {
     match form {
-        Form::Segment => bad_request(refusal),
+        Form::Segment | Form::RudderStack | Form::RudderStackPixel | Form::Native => {
+            bad_request(refusal)
+        }
+        Form::Snowplow => snowplow(method),
+        Form::Google => StatusCode::NO_CONTENT.into_response(),
     }
 }
 
 fn too_large(form: Form, refusal: &Refusal) -> Response {
     match form {
         Form::Segment => bad_request(refusal),
+        Form::RudderStack
+        | Form::RudderStackPixel
+        | Form::Snowplow
+        | Form::Google
+        | Form::Native => {
+            error(StatusCode::PAYLOAD_TOO_LARGE, refusal.reason.code(), &refusal.detail)
+        }
     }
+}
+
+/// The smallest transparent GIF: one pixel, 43 bytes.
+pub const PIXEL: &[u8; 43] = b"GIF89a\x01\x00\x01\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff!\xf9\x04\x01\x00\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;";
+
+fn snowplow(method: &Method) -> Response {
+    if method == Method::POST {
+        (StatusCode::OK, [(CONTENT_TYPE, HeaderValue::from_static("text/plain"))], "ok")
+            .into_response()
+    } else {
+        pixel()
+    }
+}
+
+fn pixel() -> Response {
+    let headers = [
+        (CONTENT_TYPE, HeaderValue::from_static("image/gif")),
+        (CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate")),
+    ];
+    (StatusCode::OK, headers, PIXEL.as_slice()).into_response()
 }
 
 fn bad_request(refusal: &Refusal) -> Response {

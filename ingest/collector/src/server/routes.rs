@@ -5,16 +5,18 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::header::{CACHE_CONTROL, HOST};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, LOCATION};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::middleware;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
+use super::auth::header_key;
 use super::body::{self, BodyError};
 use super::intake::ingest;
 use super::{App, cors, reply, tracker};
-use crate::protocol::{Dialect, segment};
+use crate::protocol::json::parameters;
+use crate::protocol::{Dialect, ga4, native, rudderstack, segment, snowplow};
 
 pub(super) fn router(app: Arc<App>) -> Router {
     let mut router = Router::new().route("/health", get(health)).merge(tracker::router());
@@ -23,13 +25,30 @@ pub(super) fn router(app: Arc<App>) -> Router {
             router = router.route(&format!("{prefix}/{name}"), by_post(&segment::DIALECT));
         }
         router = router
+            .route(&format!("{prefix}/merge"), by_post(&rudderstack::DIALECT))
+            .route(&format!("{prefix}/import"), by_post(&rudderstack::DIALECT))
             .route(&format!("{prefix}/m"), post(discard))
             .route(&format!("{prefix}/projects/{{write_key}}/settings"), get(settings));
     }
+    let redirects = !app.options.redirect_hosts.is_empty();
+    router = router
+        .route("/beacon/v1/batch", by_post(&rudderstack::DIALECT))
+        .route("/pixel/v1/track", by_get(&rudderstack::PIXEL))
+        .route("/pixel/v1/page", by_get(&rudderstack::PIXEL))
+        .route("/sourceConfig", get(source_config))
+        .route("/sourceConfig/", get(source_config))
+        .route("/i", by_get(&snowplow::DIALECT))
+        .route("/ice.png", by_get(&snowplow::DIALECT))
+        .route("/{vendor}/{version}", by_both(&snowplow::DIALECT))
+        .route("/mp/collect", by_post(&ga4::MEASUREMENT))
+        .route("/g/collect", by_both(&ga4::GTAG))
+        .route("/clickmill/v1/events", by_post(&native::DIALECT))
+        .route("/robots.txt", get(robots));
+    if redirects {
+        router = router.route("/r/tp2", get(redirect));
+    }
     router
-        .fallback(|| async {
-            reply::error(StatusCode::NOT_FOUND, "not_found", "no such route; see docs/protocols.md")
-        })
+        .fallback(|| async { not_found() })
         .method_not_allowed_fallback(|| async {
             reply::error(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -44,9 +63,36 @@ pub(super) fn router(app: Arc<App>) -> Router {
 /// Takes events of `dialect` in the body.
 fn by_post(dialect: &'static Dialect) -> MethodRouter<Arc<App>> {
     post(move |State(app): State<Arc<App>>, request: Request| async move {
-        let (head, body) = request.into_parts();
-        ingest(&app, dialect, &head, body).await
+        take(&app, dialect, request).await
     })
+}
+
+/// Takes an event of `dialect` in the query string.
+fn by_get(dialect: &'static Dialect) -> MethodRouter<Arc<App>> {
+    get(move |State(app): State<Arc<App>>, request: Request| async move {
+        take(&app, dialect, request).await
+    })
+}
+
+/// Takes events of `dialect` in the body or the query string. Of a path that is
+/// only a pattern, `/{vendor}/{version}`, the vendor has a dot, as Snowplow's
+/// (`com.acme`): else every mistyped path would be a tracker's.
+fn by_both(dialect: &'static Dialect) -> MethodRouter<Arc<App>> {
+    by_get(dialect).merge(by_post(dialect))
+}
+
+async fn take(app: &App, dialect: &'static Dialect, request: Request) -> Response {
+    let (head, body) = request.into_parts();
+    let vendor = head.uri.path().trim_start_matches('/').split('/').next().unwrap_or_default();
+    let by_vendor = head.uri.path().matches('/').count() >= 2;
+    if dialect.name == snowplow::PROTOCOL && by_vendor && !vendor.contains('.') {
+        return not_found();
+    }
+    ingest(app, dialect, &head, body).await
+}
+
+fn not_found() -> Response {
+    reply::error(StatusCode::NOT_FOUND, "not_found", "no such route; see docs/protocols.md")
 }
 
 /// SDKs send metrics of their own: read, and forgotten.
@@ -80,6 +126,67 @@ async fn settings(
         } }
     });
     reply::json(StatusCode::OK, body.to_string())
+}
+
+/// What RudderStack's browser SDK asks for before it starts: a source with no
+/// destinations of its own, and nothing to report elsewhere.
+async fn source_config(State(app): State<Arc<App>>, headers: HeaderMap, uri: Uri) -> Response {
+    let in_query = parameters(uri.query().unwrap_or_default())
+        .into_iter()
+        .find_map(|(key, value)| (key == "writeKey").then(|| value.into_owned()));
+    let keys: Vec<String> = header_key(&headers).into_iter().chain(in_query).collect();
+    let Some(app_id) = app.keys.app_id(keys.iter().map(String::as_str)) else {
+        return reply::unauthorised();
+    };
+    let off = serde_json::json!({ "enabled": false });
+    let body = serde_json::json!({
+        "source": {
+            "id": app_id,
+            "name": app_id,
+            "enabled": true,
+            "workspaceId": "clickmill",
+            "config": { "statsCollection": { "errors": off, "metrics": off } },
+            "destinations": [],
+            "dataplanes": {},
+        },
+    });
+    reply::json(StatusCode::OK, body.to_string())
+}
+
+/// Nothing here is for search engines.
+async fn robots() -> Response {
+    let text = HeaderValue::from_static("text/plain");
+    (StatusCode::OK, [(CONTENT_TYPE, text)], "User-agent: *\nDisallow: /\n").into_response()
+}
+
+/// Snowplow's click redirect, `?u=`: to hosts of the configuration only, or it
+/// would lend the collector's name to anybody's link.
+async fn redirect(State(app): State<Arc<App>>, request: Request) -> Response {
+    let query = request.uri().query().unwrap_or_default();
+    let to = parameters(query).into_iter().find(|(key, _)| key == "u").map(|(_, u)| u.into_owned());
+    let allowed = to.filter(|to| {
+        let Ok(uri) = to.parse::<Uri>() else { return false };
+        let web = matches!(uri.scheme_str(), Some("http" | "https"));
+        let plain = uri.authority().is_some_and(|authority| !authority.as_str().contains('@'));
+        let host = uri.host().unwrap_or_default();
+        let hosts = &app.options.redirect_hosts;
+        web && plain && hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
+    });
+    let Some(location) = allowed.and_then(|to| HeaderValue::from_str(&to).ok()) else {
+        return reply::error(
+            StatusCode::BAD_REQUEST,
+            "redirect_not_allowed",
+            "`u` is no http(s) URL of a host in redirect_hosts",
+        );
+    };
+    let (head, body) = request.into_parts();
+    let mut response = ingest(&app, &snowplow::REDIRECT, &head, body).await;
+    // The visitor is taken along whatever became of the event.
+    *response.status_mut() = StatusCode::FOUND;
+    *response.body_mut() = Body::empty();
+    response.headers_mut().remove(CONTENT_TYPE);
+    response.headers_mut().insert(LOCATION, location);
+    response
 }
 
 async fn health(State(app): State<Arc<App>>) -> Response {

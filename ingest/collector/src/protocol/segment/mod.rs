@@ -79,12 +79,16 @@ pub(crate) static DIALECT: Dialect = Dialect {
 fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
     let name = request.path.rsplit('/').next().unwrap_or_default();
     let call = ROUTES.iter().find(|(route, _)| *route == name).and_then(|(_, call)| *call);
-    Ok(Box::new(Body::open(request.body, call)?))
+    let mut body = Body::open(request.body, call)?;
+    if super::rudderstack::sent(request, &body) {
+        body.protocol = super::rudderstack::PROTOCOL;
+    }
+    Ok(Box::new(body))
 }
 
 impl Opened for Body<'_> {
     fn protocol(&self) -> &'static str {
-        PROTOCOL
+        self.protocol
     }
 
     fn write_key(&self) -> Option<&str> {
@@ -119,10 +123,16 @@ pub enum Call {
     Group,
     /// Two ids are one visitor.
     Alias,
+    /// RudderStack's: several ids are one visitor.
+    Merge,
 }
 
 /// A request's body, opened: its messages, and what they share.
 pub struct Body<'a> {
+    /// `source_protocol` of its events.
+    pub(super) protocol: &'static str,
+    /// RudderStack's import: the times are history, however old.
+    pub(super) historic: bool,
     call: Option<Call>,
     messages: Vec<&'a RawValue>,
     shared: Shared<'a>,
@@ -148,6 +158,7 @@ impl Call {
             "identify" => Self::Identify,
             "group" => Self::Group,
             "alias" => Self::Alias,
+            "merge" => Self::Merge,
             _ => return None,
         })
     }
@@ -160,6 +171,7 @@ impl Call {
             Self::Identify => "identify",
             Self::Group => "group",
             Self::Alias => "alias",
+            Self::Merge => "merge",
         }
     }
 }
@@ -185,7 +197,9 @@ impl<'a> Body<'a> {
                     detail: "a batch needs an array `batch`".to_owned(),
                 });
             }
-            return Ok(Self { call, messages: vec![whole], shared: Shared::default(), write_key });
+            let shared = Shared::default();
+            let (protocol, historic) = (PROTOCOL, false);
+            return Ok(Self { protocol, historic, call, messages: vec![whole], shared, write_key });
         };
         let messages = elements(batch).ok_or_else(|| Refusal {
             reason: RejectReason::InvalidField,
@@ -196,7 +210,7 @@ impl<'a> Body<'a> {
             integrations: object.get("integrations"),
             sent_at: object.get("sentAt"),
         };
-        Ok(Self { call: None, messages, shared, write_key })
+        Ok(Self { protocol: PROTOCOL, historic: false, call: None, messages, shared, write_key })
     }
 
     /// The body's own `writeKey`.
@@ -220,16 +234,16 @@ impl<'a> Body<'a> {
         message: &'a RawValue,
         received: Received<'a>,
     ) -> Result<Event<'a>, Refusal> {
-        decode(message, self.call, &self.shared, received)
+        decode(message, self, received)
     }
 }
 
 fn decode<'a>(
     message: &'a RawValue,
-    call: Option<Call>,
-    shared: &Shared<'a>,
+    body: &Body<'a>,
     received: Received<'a>,
 ) -> Result<Event<'a>, Refusal> {
+    let (call, shared) = (body.call, &body.shared);
     let refuse = |reason, detail: String| Refusal { reason, detail };
     if depth(message.get()) > MAX_DEPTH {
         return Err(refuse(
@@ -265,11 +279,16 @@ fn decode<'a>(
         (Call::Screen, _) => "screen_view",
         (Call::Identify, _) => "identify",
         (Call::Group, _) => "group",
-        (Call::Alias, _) => "alias",
+        (Call::Alias | Call::Merge, _) => "alias",
     };
     let id = message.take_text("messageId").unwrap_or_else(|| Uuid::now_v7().to_string().into());
-    let time = take_time(&mut message, shared, received.at);
-    let mut event = Event::new(id, name, PROTOCOL, received.app_id, time);
+    let mut time = take_time(&mut message, shared, received.at);
+    if body.historic
+        && let Some(client_ts) = time.client_ts()
+    {
+        time = EventTime::historic(client_ts, received.at);
+    }
+    let mut event = Event::new(id, name, body.protocol, received.app_id, time);
     event.source_event_name = Some(sent_name.unwrap_or_else(|| call.name().into()));
     event.user_id = message.take_text("userId");
     event.anonymous_id = message.take_text("anonymousId");
@@ -311,6 +330,7 @@ impl<'a> Properties<'a> {
         let mut added = Vec::new();
         let own: &[&'static str] = match call {
             Call::Track | Call::Alias => &["traits", "groupId", "previousId"],
+            Call::Merge => &["traits", "mergeProperties"],
             Call::Page | Call::Screen => &["name", "category", "traits", "groupId"],
             Call::Identify | Call::Group => &["traits", "groupId"],
         };
