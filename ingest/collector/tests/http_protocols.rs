@@ -245,7 +245,7 @@ async fn rudderstacks_own_routes_work() {
     assert_eq!(stored[2]["event_name"], "page_view");
     // A pixel's reject is its query string. Nothing is left of the write key.
     assert_eq!(stored[3]["reason"], "missing_field");
-    assert_eq!(stored[4]["event_ts"], "2020-01-02T03:04:05Z");
+    assert_eq!(stored[4]["event_ts"], "2020-01-02T03:04:05.000000Z");
     assert_eq!(
         (&stored[5]["event_name"], &stored[5]["source_event_name"]),
         (&json!("alias"), &json!("merge"))

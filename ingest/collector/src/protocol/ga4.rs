@@ -366,8 +366,8 @@ fn item_json(value: &str) -> Option<String> {
             } else {
                 item.text(name, value);
             }
-        } else if code.starts_with('k') {
-            own.push((&code[1..], value));
+        } else if let Some(number) = code.strip_prefix('k') {
+            own.push((number, value));
         } else if let Some(number) = code.strip_prefix('v') {
             let at = own.iter().rposition(|(known, _)| *known == number)?;
             item.text(own.remove(at).1, value);

@@ -113,14 +113,6 @@ impl<'a> Object<'a> {
         Object(taken)
     }
 
-    /// Its keys and values that are as they came.
-    pub fn entries(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
-        self.0.iter().filter_map(|(key, value)| match value {
-            Value::Sent(raw) => Some((&**key, *raw)),
-            Value::Left(_) => None,
-        })
-    }
-
     pub fn contains(&self, key: &str) -> bool {
         self.0.iter().any(|(k, _)| k == key)
     }

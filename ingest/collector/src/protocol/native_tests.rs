@@ -48,7 +48,7 @@ fn fields_are_columns_and_the_rest_is_properties() {
     let event = all(&body.to_string()).remove(0).expect("an event");
     assert_eq!(event["event_name"], "purchase");
     assert_eq!(event["source_event_name"], "Order Completed");
-    assert_eq!(event["event_ts"], "2026-11-23T11:59:50Z");
+    assert_eq!(event["event_ts"], "2026-11-23T11:59:50.000000Z");
     assert_eq!(event["clock_skew_ms"], 3_600_000);
     assert_eq!((&event["total"], &event["revenue"]), (&json!(12.5), &json!(10)));
     assert_eq!(event["items"], json!([{"product_id": "p1", "price": 5, "quantity": 2}]));

@@ -1,6 +1,6 @@
 //! `docs/protocols.md`'s table of fields, printed from the tables that the
-//! decoders follow. Segment's decoder has the rules of its own module instead
-//! of tables; its rows stand here, held to it by its tests.
+//! decoders follow. What a decoder does by rules instead of tables (Segment's
+//! all of it) stands here as rows written by hand.
 
 use super::columns::{Fields, ItemFields};
 use super::{ga4, native, snowplow};

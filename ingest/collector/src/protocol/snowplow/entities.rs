@@ -197,13 +197,11 @@ fn take_entity<'a>(event: &mut Event<'a>, schema: &str, data: &mut Object<'a>, k
         }
         // Another transaction than the event's own stands in an error.
         (ECOMMERCE, "transaction_error") => {}
-        (SNOWPLOW, "gdpr" | "consent_preferences") => {
-            if event.consent.is_none() {
-                let mut out = String::new();
-                data.write(&mut out);
-                event.consent = RawJson::parse(&out).ok().map(RawJson::into_owned);
-                *data = Object::default();
-            }
+        (SNOWPLOW, "gdpr" | "consent_preferences") if event.consent.is_none() => {
+            let mut out = String::new();
+            data.write(&mut out);
+            event.consent = RawJson::parse(&out).ok().map(RawJson::into_owned);
+            *data = Object::default();
         }
         (ECOMMERCE | SNOWPLOW, name) => {
             let owner = if name == "client_session" { SNOWPLOW } else { ECOMMERCE };

@@ -5,7 +5,7 @@
 use super::*;
 use serde_json::{Value, json};
 
-const AT: &str = "2026-11-23T12:00:00Z";
+const AT: &str = "2026-11-23T12:00:00.000000Z";
 
 fn received() -> Received<'static> {
     Received { app_id: "shop", at: Timestamp::parse(AT).expect("time") }
@@ -77,8 +77,8 @@ fn a_page_view_has_its_columns_and_keeps_the_rest() {
         json!({
             "event_id": "f4c1", "event_name": "page_view", "source_protocol": "snowplow",
             "source_event_name": "page_view", "app_id": "shop", "platform": "web",
-            "event_ts": "2026-11-23T11:59:58.500Z", "client_ts": "2026-11-23T11:40:00Z",
-            "sent_ts": "2026-11-23T11:40:01.500Z", "received_ts": AT,
+            "event_ts": "2026-11-23T11:59:58.500000Z", "client_ts": "2026-11-23T11:40:00.000000Z",
+            "sent_ts": "2026-11-23T11:40:01.500000Z", "received_ts": AT,
             "clock_skew_ms": -1_198_500, "user_id": "u-1", "anonymous_id": "d-1",
             "client_session_id": "s-1", "page_url": "https://shop.example/a?b=c",
             "page_title": "A", "referrer_url": "https://search.example/", "screen_width": 1920,
@@ -106,7 +106,7 @@ fn the_same_comes_by_get_with_what_the_headers_say() {
 #[test]
 fn the_true_time_needs_no_correction() {
     let event = one(json!({"e": "pv", "ttm": "1795434000000", "dtm": "1", "stm": "2"}));
-    assert_eq!(event["event_ts"], "2026-11-23T11:40:00Z");
+    assert_eq!(event["event_ts"], "2026-11-23T11:40:00.000000Z");
     assert_eq!(event["context"], json!({"dtm": "1", "stm": "2"}));
 }
 

@@ -95,20 +95,29 @@
   }
 
   function cookie() {
-    return (document.cookie.match('(?:^|; )' + COOKIE + '=([^;]*)') || [])[1];
+    try {
+      return (document.cookie.match('(?:^|; )' + COOKIE + '=([^;]*)') || [])[1];
+    } catch (e) {
+      // A sandboxed frame.
+    }
   }
 
   /** Sets the cookie for the widest domain that the browser allows: shop.example, not www. */
   function setCookie(value, seconds) {
     var labels = location.hostname.split('.');
-    var from = labels.length - 1;
     var attributes = '; path=/; samesite=lax; max-age=' + seconds + (location.protocol == 'https:' ? '; secure' : '');
-    do {
-      var domain = options.domain || labels.slice(from).join('.');
-      document.cookie = COOKIE + '=' + value + attributes + (labels[1] ? '; domain=' + domain : '');
-    } while (cookie() != (seconds ? value : undefined) && from-- > 0);
-    // A host without a domain, such as localhost or an address.
-    if (cookie() != (seconds ? value : undefined)) document.cookie = COOKIE + '=' + value + attributes;
+    // A host of one label, such as localhost, takes no domain.
+    var domains = options.domain ? [options.domain] : labels.map(function (_, from) {
+      return labels.slice(from).join('.');
+    }).slice(0, -1).reverse().concat('');
+    try {
+      do {
+        var domain = domains.shift();
+        document.cookie = COOKIE + '=' + value + attributes + (domain && '; domain=' + domain);
+      } while (domains.length && cookie() != (seconds ? value : undefined));
+    } catch (e) {
+      // A sandboxed frame.
+    }
   }
 
   // Identity
