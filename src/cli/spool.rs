@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
@@ -319,7 +320,8 @@ async fn replay(args: ReplayArgs, context: &Context) -> anyhow::Result<ExitCode>
         eprintln!("the spool is empty");
         return Ok(ExitCode::SUCCESS);
     };
-    let (sink, limits) = args.sink.open(&context.lake).await?;
+    let config = &context.config.collector;
+    let (sink, limits) = args.sink.open(&context.lake, config, &Arc::default()).await?;
     let has = sink.resume_after(&collector_id).await.context("cannot ask the sink what it has")?;
     let in_order = has.unwrap_or(0) + 1;
     if args.sink == SinkChoice::Lake && from > in_order {

@@ -22,7 +22,7 @@ pub struct Body {
 impl Body {
     pub fn new(connection: usize) -> Self {
         let mut text =
-            format!("{{\"sentAt\":\"2026-11-23T10:00:00.500Z\",\"writeKey\":\"bench\",\"batch\":[");
+            "{\"sentAt\":\"2026-11-23T10:00:00.500Z\",\"writeKey\":\"bench\",\"batch\":[".to_owned();
         let mut ids = Vec::new();
         for event in 0..EVENTS as usize {
             if event > 0 {

@@ -208,6 +208,7 @@ impl CollectorConfig {
             cookie: self.cookie.as_ref().map(CookieConfig::cookie).transpose()?,
             respect_dnt: self.respect_dnt,
             redirect_hosts: self.redirect_hosts.clone(),
+            tail_token: None,
         })
     }
 

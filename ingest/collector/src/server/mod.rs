@@ -330,7 +330,8 @@ pub fn router(collector: Collector, keys: WriteKeys, options: Options) -> Router
         started: Instant::now(),
     };
     let requests = Semaphore::new(MAX_REQUESTS);
-    let app = App { collector, keys: KeyRing::new(keys), options, requests };
+    let body_timeout = ConnectionLimits::default().body;
+    let app = App { collector, keys: KeyRing::new(keys), options, requests, body_timeout };
     guarded(app, Router::new(), gate)
 }
 

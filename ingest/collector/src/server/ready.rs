@@ -187,6 +187,7 @@ mod tests {
                 shipped_wal_seq: 7,
                 write_error: write_error.map(str::to_owned),
                 refused: 0,
+                dropped: 0,
             },
             sink_error: Some("an outage of the sink is what the spool is for".to_owned()),
         }
