@@ -33,6 +33,7 @@ class Front:
         self.plan = list(plan)
         self.done = []
         self.acknowledged = []
+        self.refused = []
         self.lock = threading.Lock()
         front = self
 
@@ -66,6 +67,11 @@ class Front:
         self.close()
         self.collector.stop()
 
+    def recover(self):
+        """From now on everything passes."""
+        with self.lock:
+            self.plan.clear()
+
     def delivered(self, ids):
         """True once each of these ids stood in a request that was answered 200."""
         with self.lock:
@@ -79,6 +85,8 @@ class Front:
             action = self.plan.pop(0) if self.plan and carries_events(request) else "pass"
             if carries_events(request):
                 self.done.append(action)
+                if action == "refuse":
+                    self.refused.append(body)
             if action == "crash":
                 self.collector.kill()
                 self.collector = self.start()

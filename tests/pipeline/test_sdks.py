@@ -30,7 +30,7 @@ CANONICAL = {
     "page": "page_view", "screen": "screen_view", "identify": "identify", "group": "group", "alias": "alias",
 }
 
-COLUMNS = ["event_id", "event_name", "source_protocol", "source_event_name", "user_id", "anonymous_id",
+COLUMNS = ["event_id", "network_id", "event_name", "source_protocol", "source_event_name", "user_id", "anonymous_id",
            "client_session_id", "order_id", "checkout_id", "currency", "revenue", "total", "tax", "shipping",
            "coupon", "utm_source", "utm_medium", "utm_campaign", "page_url", "page_title", "referrer_url",
            "user_agent", "language", "timezone", "screen_width", "screen_height", "search_query", "list_id",

@@ -189,6 +189,7 @@ async fn rudderstacks_clients_are_told_from_segments() {
         (library("RudderLabs JavaScript SDK"), "rudderstack"),
         (library("@rudderstack/rudder-sdk-node"), "rudderstack"),
         (library("analytics-python"), "rudderstack"),
+        (library("analytics-node"), "rudderstack"),
         (with_key, "segment"),
         (library("analytics.js"), "segment"),
     ];

@@ -3,8 +3,9 @@
 //! - Its SDKs use Segment's routes as well. A request there is RudderStack's
 //!   ([`sent`]) by its `AnonymousId` header, or by its first message: a library
 //!   whose name has `rudder` in it, the User-Agent `rudder...`, or, of
-//!   rudder-sdk-python, which calls itself `analytics-python`, a batch without
-//!   `writeKey` (Segment's own library sends one) whose messages name a `channel`.
+//!   rudder-sdk-node and rudder-sdk-python, which call themselves
+//!   `analytics-node` and `analytics-python`, a batch without `writeKey`
+//!   (Segment's own libraries send one) whose messages name a `channel`.
 //! - `/v1/import` is a batch of history: its times are taken as they are.
 //! - `/pixel/v1/{track,page}` is one message in a query string; a dot in a
 //!   parameter's name goes one level down (`properties.price=9.90`).
@@ -66,7 +67,9 @@ pub(super) fn sent(request: &Request<'_>, body: &Body<'_>) -> bool {
         .and_then(|context| context.get("library").and_then(Object::parse))
         .and_then(|library| library.text("name"));
     match library.as_deref() {
-        Some("analytics-python") => body.write_key().is_none() && message.contains("channel"),
+        Some("analytics-node" | "analytics-python") => {
+            body.write_key().is_none() && message.contains("channel")
+        }
         Some(name) => rudder(name),
         None => false,
     }
