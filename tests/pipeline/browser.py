@@ -141,11 +141,16 @@ class Page:
         assert code == 0, f"the browser ended with {code}:\n{self.text()}"
 
     def release(self):
-        """Whatever happened: nothing stays."""
+        """Whatever happened: nothing stays. By SIGTERM, which takes the browser along; SIGKILL would not."""
+        self.process.stdin.close()
         if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            self.process.terminate()
+            try:
+                self.process.wait(CLOSE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        for pipe in (self.process.stdout, self.process.stderr):
             pipe.close()
         self.server.shutdown()
         self.server.server_close()

@@ -128,7 +128,7 @@ class SegmentDialect(Sdk):
             name: product[name] for name in ("product_id", "sku", "name", "brand", "category", "variant", "coupon")})
 
     def test_segments_node_sdk_delivers_all_through_a_crash_and_503(self):
-        # A batch is sent again after 1, 3, 10 s, and given up after three retries.
+        # A batch is sent again at 1, 3, 10, ... s, and given up after ten retries.
         command = [support.NODE, support.CLIENTS / "segment_node.mjs", "URL", self.MESSAGES]
         plan = ["pass", "refuse", "refuse", "pass", "crash", "pass", "lose", "pass", "refuse"]
         sent, rows = self.deliver(command, plan, cwd=support.NPM)
