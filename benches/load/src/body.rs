@@ -22,7 +22,8 @@ pub struct Body {
 impl Body {
     pub fn new(connection: usize) -> Self {
         let mut text =
-            "{\"sentAt\":\"2026-11-23T10:00:00.500Z\",\"writeKey\":\"bench\",\"batch\":[".to_owned();
+            "{\"sentAt\":\"2026-11-23T10:00:00.500Z\",\"writeKey\":\"bench\",\"batch\":["
+                .to_owned();
         let mut ids = Vec::new();
         for event in 0..EVENTS as usize {
             if event > 0 {

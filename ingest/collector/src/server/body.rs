@@ -10,6 +10,7 @@ use flate2::read::MultiGzDecoder;
 use futures::StreamExt;
 
 use super::MAX_DISCARDED_BYTES;
+use super::room::{Crowded, Share};
 use crate::metrics::Metrics;
 
 /// The first bytes of gzip (RFC 1952, section 2.3.1).
@@ -29,6 +30,8 @@ pub(super) enum BodyError {
     BadGzip(Vec<u8>),
     /// An encoding other than gzip.
     UnknownEncoding,
+    /// Too many bytes of other bodies are in work.
+    Crowded,
 }
 
 /// The body, decompressed. gzip is recognised by its first bytes, too: not
@@ -39,13 +42,14 @@ pub(super) async fn read(
     body: Body,
     most: usize,
     time: Duration,
+    share: &mut Share,
     metrics: &Metrics,
 ) -> Result<Vec<u8>, BodyError> {
-    let received = tokio::time::timeout(time, receive(body, most, metrics)).await;
+    let received = tokio::time::timeout(time, receive(body, most, share, metrics)).await;
     let bytes = match received.map_err(|_| BodyError::Slow)? {
         Err(BodyError::TooLarge(bytes)) if bytes.starts_with(&GZIP) => {
             // What is kept of it has to be readable, so that its addresses can be taken out.
-            return Err(match decompress(&bytes, most) {
+            return Err(match decompress(&bytes, most, share) {
                 Ok(out) | Err(BodyError::BadGzip(out)) => BodyError::TooLarge(out),
                 Err(error) => error,
             });
@@ -55,7 +59,7 @@ pub(super) async fn read(
     let encoding = headers.get(CONTENT_ENCODING).map(|value| value.as_bytes().to_ascii_lowercase());
     let gzip = bytes.starts_with(&GZIP);
     match encoding.as_deref() {
-        _ if gzip => decompress(&bytes, most),
+        _ if gzip => decompress(&bytes, most, share),
         None | Some(b"" | b"identity") => Ok(bytes),
         Some(b"gzip" | b"x-gzip") if bytes.is_empty() => Ok(bytes),
         // Labelled, but plain: some proxies decompress and leave the label.
@@ -65,12 +69,18 @@ pub(super) async fn read(
     }
 }
 
-async fn receive(body: Body, most: usize, metrics: &Metrics) -> Result<Vec<u8>, BodyError> {
+async fn receive(
+    body: Body,
+    most: usize,
+    share: &mut Share,
+    metrics: &Metrics,
+) -> Result<Vec<u8>, BodyError> {
     let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|_| BodyError::Broken)?;
         metrics.body_bytes.add(chunk.len() as u64);
+        share.grow(chunk.len()).map_err(|Crowded| BodyError::Crowded)?;
         bytes.extend_from_slice(&chunk);
         if bytes.len() > most {
             bytes.truncate(most);
@@ -87,7 +97,10 @@ async fn receive(body: Body, most: usize, metrics: &Metrics) -> Result<Vec<u8>, 
     Ok(bytes)
 }
 
-fn decompress(bytes: &[u8], most: usize) -> Result<Vec<u8>, BodyError> {
+fn decompress(bytes: &[u8], most: usize, share: &mut Share) -> Result<Vec<u8>, BodyError> {
+    // No more than it can become: deflate expands 1,032 times at most (zlib's technical details).
+    let largest = most.min(bytes.len().saturating_mul(1_032));
+    share.grow(largest).map_err(|Crowded| BodyError::Crowded)?;
     let mut out = Vec::new();
     let limit = most as u64 + 1;
     if MultiGzDecoder::new(bytes).take(limit).read_to_end(&mut out).is_err() {

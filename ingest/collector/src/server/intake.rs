@@ -95,8 +95,12 @@ pub(super) async fn ingest(
     let Ok(_permit) = app.requests.try_acquire() else { return reply::overloaded() };
     let at = Timestamp::now();
     let metrics = app.collector.metrics();
-    let read =
-        body::read(&head.headers, body, dialect.limits.body_bytes, app.body_timeout, metrics).await;
+    let mut share = app.bodies.share();
+    let most = dialect.limits.body_bytes;
+    let read = body::read(&head.headers, body, most, app.body_timeout, &mut share, metrics).await;
+    if matches!(read, Err(BodyError::Crowded)) {
+        return reply::overloaded();
+    }
     let incoming = Incoming::new(app, dialect, head, at);
     let Verdict { protocol, store, outcome } = match read {
         Ok(bytes) => incoming.judge(&bytes),
@@ -299,6 +303,9 @@ impl<'a> Incoming<'a> {
         let not_received =
             |code, message: String| self.nothing(Outcome::NotReceived { code, message });
         match error {
+            BodyError::Crowded => {
+                not_received("overloaded", "too many requests at once".to_owned())
+            }
             BodyError::Slow => not_received(
                 "timeout",
                 format!("the body took longer than {:?}", self.app.body_timeout),

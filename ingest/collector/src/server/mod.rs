@@ -35,6 +35,7 @@ mod listen;
 mod ready;
 mod reload;
 mod reply;
+mod room;
 mod routes;
 mod tail;
 mod tls;
@@ -70,6 +71,7 @@ pub use listen::{
 };
 pub use ready::NOT_READY_SPOOL_PERCENT;
 pub use reload::RELOAD_EVERY;
+pub use room::MAX_BODIES_BYTES;
 pub use tail::{TAIL_PATH, TAIL_TOKEN_FILE, TailToken};
 pub use tls::{Tls, TlsError};
 pub use visitor::{Options, RespectDnt};
@@ -79,6 +81,7 @@ use gate::Gate;
 use limits::AddressLimit;
 use listen::Connections;
 use ready::Operator;
+use room::Room;
 
 use crate::Collector;
 pub use crate::protocol::segment::{MAX_BATCH_EVENTS, MAX_BODY_BYTES, MAX_EVENT_BYTES};
@@ -160,6 +163,7 @@ pub(crate) struct App {
     keys: KeyRing,
     options: Options,
     body_timeout: Duration,
+    bodies: Room,
     requests: Semaphore,
 }
 
@@ -201,6 +205,7 @@ impl Server {
             keys: KeyRing::new(keys),
             options: Options::default(),
             body_timeout: edge.connections.body,
+            bodies: Room::new(MAX_BODIES_BYTES),
             requests,
         };
         Ok(Self { listener, address, admin, app, edge })
@@ -331,7 +336,14 @@ pub fn router(collector: Collector, keys: WriteKeys, options: Options) -> Router
     };
     let requests = Semaphore::new(MAX_REQUESTS);
     let body_timeout = ConnectionLimits::default().body;
-    let app = App { collector, keys: KeyRing::new(keys), options, requests, body_timeout };
+    let app = App {
+        collector,
+        keys: KeyRing::new(keys),
+        options,
+        requests,
+        body_timeout,
+        bodies: Room::new(MAX_BODIES_BYTES),
+    };
     guarded(app, Router::new(), gate)
 }
 

@@ -96,7 +96,9 @@ fn not_found() -> Response {
 /// SDKs send metrics of their own: read, and forgotten.
 async fn discard(State(app): State<Arc<App>>, headers: HeaderMap, body: Body) -> Response {
     let metrics = app.collector.metrics();
-    match body::read(&headers, body, segment::MAX_BODY_BYTES, app.body_timeout, metrics).await {
+    let mut share = app.bodies.share();
+    let most = segment::MAX_BODY_BYTES;
+    match body::read(&headers, body, most, app.body_timeout, &mut share, metrics).await {
         Ok(_) | Err(BodyError::TooLarge(_) | BodyError::BadGzip(_)) => reply::success(),
         Err(_) => reply::error(StatusCode::BAD_REQUEST, "malformed", "the body cannot be read"),
     }
