@@ -186,6 +186,11 @@ class Collector:
         self.reader.join()
         assert code == 0, f"ended with {code} after SIGTERM:\n{self.text()}"
 
+    def is_shipped(self):
+        """True once its spool holds nothing that the sink lacks."""
+        with urllib.request.urlopen(self.url + "/health", timeout=30) as response:
+            return json.load(response)["backlog"] == 0
+
     def post(self, path, body, headers=None):
         """One request; its status and answer."""
         if not isinstance(body, bytes):

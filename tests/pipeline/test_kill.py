@@ -8,6 +8,7 @@ import random
 import time
 
 import lakes
+import streams
 import support
 
 # Rounds with a bound in time; a slow machine makes fewer of them, at least the minimum.
@@ -111,8 +112,8 @@ class Collect(support.Case):
     def finish(self, acknowledged):
         """What the spool still has is shipped by a collector that nobody disturbs."""
         collector = self.collector(*self.settings())
+        support.until(collector.is_shipped, support.DRAIN_SECONDS, "everything is shipped")
         collector.stop()
-        self.assertIn("everything is shipped", collector.text())
         self.clickmill("etl", "run", "--lake", self.folder / "lake")
         positions = [(line["collector_id"], line["wal_seq"]) for line in support.landed(self.folder / "lake")]
         self.assertEqual(len(positions), len(set(positions)), "a spool position landed twice")
@@ -178,21 +179,18 @@ class Deliver(support.Case):
         return ids
 
     def in_stream(self):
-        """Every (shard, sequence number) that the stream holds, by Kinesis's own API."""
+        """The (shard, sequence number) of every event in the stream, a position in an aggregate after a dot."""
         found = []
-        for shard in self.shards():
-            iterator = support.kinesis("GetShardIterator", StreamName=self.stream, ShardId=shard,
-                                       ShardIteratorType="TRIM_HORIZON")["ShardIterator"]
-            while iterator:
-                answer = support.kinesis("GetRecords", ShardIterator=iterator, Limit=10000)
-                found += [(shard, record["SequenceNumber"]) for record in answer["Records"]]
-                iterator = answer.get("NextShardIterator") if answer["MillisBehindLatest"] or answer["Records"] else None
-        return sorted(found)
+        for shard, record, _ in streams.user_records(streams.records_of(self.stream)):
+            position = f".{record['subSequenceNumber']}" if record.get("aggregated") else ""
+            found.append((shard["ShardId"], record["sequenceNumber"] + position))
+        return found
 
     def check(self, lake, ids):
         lines = [line for kind in ("events", "heartbeats", "rejects") for line in support.landed(lake, kind)]
         positions = {(line["shard_id"], line["sequence_number"]) for line in lines}
-        self.assertEqual(sorted(positions), self.in_stream(), "the raw zone holds the stream's records")
+        differing = sorted(positions ^ set(self.in_stream()))
+        self.assertEqual((len(differing), differing[:5]), (0, []), "the raw zone holds the stream's records")
         counted = [(line["shard_id"], line["sequence_number"], line.get("wal_seq"), line.get("event_id"))
                    for line in lines]
         self.assertEqual(len(counted), len(set(counted)), "a record landed twice")
@@ -229,8 +227,8 @@ class Deliver(support.Case):
             there = {str(path.relative_to(lake)) for path in (lake / "raw").rglob("*.json.gz")}
             uncommitted += bool(there - named)
         ids = load.stop().acknowledged
+        support.until(collector.is_shipped, support.DRAIN_SECONDS, "everything is shipped")
         collector.stop()
-        self.assertIn("everything is shipped", collector.text())
         self.clickmill(*arguments, "--once")
         self.assertGreater(len(ids), 500)
         self.check(lake, ids)
