@@ -8,9 +8,9 @@ import sys
 import support
 
 ROWS, ROW_BYTES = 40_000, 6_000
-LIMIT = "100MB"
+LIMIT = "250MB"
 # The limit is for what queries hold; decoding, the Parquet writers and the program come on top.
-PEAK_BYTES = 600_000_000
+PEAK_BYTES = 750_000_000
 
 MAPPING = """
 [import.history]
