@@ -218,10 +218,10 @@ class FullDisk(support.Case):
         for status, after in refused:
             self.assertEqual(status, 503)
             self.assertGreater(int(after), 0)
-        with self.assertRaises(urllib.error.HTTPError) as health:
-            urllib.request.urlopen(f"{collector.url}/health", timeout=30)
-        self.assertEqual(health.exception.code, 503)
-        health.exception.close()
+        with self.assertRaises(urllib.error.HTTPError) as ready:
+            urllib.request.urlopen(f"{collector.url}/ready", timeout=30)
+        self.assertEqual(ready.exception.code, 503)
+        ready.exception.close()
         relieve()
         # By itself: no restart, and the first event that there is room for is taken.
         self.assertEqual(retry_after(collector, "after"), (200, None))
