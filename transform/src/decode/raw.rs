@@ -31,9 +31,6 @@ use crate::TransformError;
 
 /// Rows in a batch.
 const BATCH_ROWS: usize = 8_192;
-/// Bytes of lines in a batch: a sort takes in whole batches, so one of wide rows
-/// would not fit a small memory limit.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Batches decoded ahead of who reads them.
 const CHANNEL_BATCHES: usize = 2;
 /// A line longer than this cannot be an event: the collector takes 32 KB.
@@ -240,7 +237,6 @@ fn decode(
 ) -> Result<(), TransformError> {
     let mut columns = EventColumns::new();
     let mut copies = Vec::with_capacity(BATCH_ROWS);
-    let mut batch_bytes = 0;
     let mut last_collector = (String::new(), None);
     for_each_line(bytes, &object.path, |line_number, line| {
         let event = match decode_event(line) {
@@ -266,11 +262,9 @@ fn decode(
             content,
             row,
         });
-        batch_bytes += line.len();
-        if columns.rows() < BATCH_ROWS && batch_bytes < BATCH_BYTES {
+        if columns.rows() < BATCH_ROWS {
             return Ok(true);
         }
-        batch_bytes = 0;
         tally.lock().unwrap_or_else(PoisonError::into_inner).copies.append(&mut copies);
         Ok(send(columns.finish()?))
     })?;
