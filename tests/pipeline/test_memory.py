@@ -1,4 +1,4 @@
-"""A run stays within its memory, however large the input."""
+"""An etl run under a memory limit ends well, and its peak is bounded: of narrow rows, of which any limit holds enough."""
 
 import subprocess
 import sys
