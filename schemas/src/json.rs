@@ -7,6 +7,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
+use crate::scan::{Json, special};
+
 /// A JSON value as text: valid, on one line, without white space between tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawJson<'a>(Cow<'a, str>);
@@ -33,6 +35,12 @@ impl<'a> RawJson<'a> {
         Self(compact(raw.get()))
     }
 
+    /// From a value of a text that was scanned.
+    #[must_use]
+    pub fn from_json(json: &Json<'a>) -> Self {
+        Self(json.compact())
+    }
+
     /// The value of anything that serialises.
     ///
     /// # Errors
@@ -51,6 +59,80 @@ impl<'a> RawJson<'a> {
     #[must_use]
     pub fn into_owned(self) -> RawJson<'static> {
         RawJson(Cow::Owned(self.0.into_owned()))
+    }
+}
+
+/// An object that is put together from valid pieces, so that it need not be
+/// checked again.
+#[derive(Clone, Debug, Default)]
+pub struct ObjectBuilder {
+    /// The entries with their opening brace; empty before the first.
+    text: String,
+}
+
+impl ObjectBuilder {
+    /// Adds a value as it came. Keys are not looked at: a second one of the same
+    /// name makes a duplicate.
+    pub fn json(&mut self, key: &str, value: &Json<'_>) {
+        self.key(key);
+        self.text.push_str(&value.compact());
+    }
+
+    /// Adds a value.
+    pub fn raw(&mut self, key: &str, value: &RawJson<'_>) {
+        self.key(key);
+        self.text.push_str(value.get());
+    }
+
+    /// Adds an array of values.
+    pub fn array<'v>(&mut self, key: &str, values: impl IntoIterator<Item = &'v RawJson<'v>>) {
+        self.key(key);
+        self.text.push('[');
+        for (at, value) in values.into_iter().enumerate() {
+            if at > 0 {
+                self.text.push(',');
+            }
+            self.text.push_str(value.get());
+        }
+        self.text.push(']');
+    }
+
+    /// Adds a text.
+    pub fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        push_text(&mut self.text, value);
+    }
+
+    /// True before the first entry.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn finish(self) -> RawJson<'static> {
+        let mut text = self.text;
+        text.push_str(if text.is_empty() { "{}" } else { "}" });
+        RawJson(Cow::Owned(text))
+    }
+
+    fn key(&mut self, key: &str) {
+        self.text.push(if self.text.is_empty() { '{' } else { ',' });
+        push_text(&mut self.text, key);
+        self.text.push(':');
+    }
+}
+
+/// `text` in quotes, escaped where it must be.
+fn push_text(out: &mut String, text: &str) {
+    if special(text.as_bytes(), 0) == text.len() {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        // A string always serialises.
+        out.push_str(&serde_json::to_string(text).unwrap_or_default());
     }
 }
 
@@ -151,6 +233,19 @@ mod tests {
     #[test]
     fn compact_text_is_borrowed() {
         assert!(matches!(RawJson::parse("{\"a\":[1,2]}").expect("valid").0, Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn an_object_is_built_from_valid_pieces() {
+        let mut object = ObjectBuilder::default();
+        assert_eq!(object.clone().finish().get(), "{}");
+        let sent = Json::parse("{ \"a\" : 1.10 }").expect("valid");
+        object.json("sent", &sent);
+        object.raw("k\"ey", &RawJson::from_json(&sent));
+        object.text("text", "a\n\"b\"");
+        let built = object.finish();
+        assert_eq!(built.get(), r#"{"sent":{"a":1.10},"k\"ey":{"a":1.10},"text":"a\n\"b\""}"#);
+        assert!(RawJson::parse(built.get()).is_ok());
     }
 
     #[test]

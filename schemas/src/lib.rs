@@ -22,14 +22,16 @@ mod event;
 mod json;
 mod money;
 pub mod names;
+mod scan;
 pub mod tables;
 mod time;
 pub mod values;
 mod wire;
 
 pub use event::{Event, EventTime, Item, MAX_FUTURE, MAX_PAST, TimeReason};
-pub use json::{JsonError, RawJson, compact};
+pub use json::{JsonError, ObjectBuilder, RawJson, compact};
 pub use money::{Money, MoneyError};
+pub use scan::{Json, JsonKind, ScanError};
 pub use time::{Date, Timestamp, TimestampError};
 pub use wire::{
     Heartbeat, Reject, RejectReason, WIRE_VERSION, WireError, WireRecord, append_lineage,

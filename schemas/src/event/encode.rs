@@ -8,6 +8,7 @@
 use std::io::Write;
 
 use super::{Event, Item, TimeReason};
+use crate::scan::special;
 use crate::{Money, RawJson, Timestamp};
 
 /// A key with the comma before and the colon (and quote) behind it: one copy.
@@ -205,7 +206,7 @@ impl<'a> Object<'a> {
     fn text(&mut self, key: &str, value: Option<&str>) {
         let Some(value) = value else { return };
         self.line.extend_from_slice(key.as_bytes());
-        if is_plain(value.as_bytes()) {
+        if special(value.as_bytes(), 0) == value.len() {
             self.line.extend_from_slice(value.as_bytes());
         } else {
             escape(value, self.line);
@@ -236,22 +237,6 @@ impl<'a> Object<'a> {
         self.line.extend_from_slice(key.as_bytes());
         self.line.extend_from_slice(value.get().as_bytes());
     }
-}
-
-/// True where nothing needs an escape: no quote, backslash or byte below 0x20.
-/// Eight bytes at a time: a byte's high bit is set in `below` where the byte is
-/// less than `limit`, and in `zero` where it is 0 (Hacker's Delight, 6-1).
-fn is_plain(bytes: &[u8]) -> bool {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let below = |word: u64, limit: u64| word.wrapping_sub(ONES * limit) & !word & HIGH;
-    let (words, rest) = bytes.as_chunks::<8>();
-    words.iter().all(|word| {
-        let word = u64::from_ne_bytes(*word);
-        let quote = below(word ^ (ONES * u64::from(b'"')), 1);
-        let backslash = below(word ^ (ONES * u64::from(b'\\')), 1);
-        below(word, 0x20) | quote | backslash == 0
-    }) && rest.iter().all(|byte| *byte >= 0x20 && *byte != b'"' && *byte != b'\\')
 }
 
 /// Escapes as serde_json does: what JSON demands, and nothing else.

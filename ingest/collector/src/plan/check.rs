@@ -86,7 +86,7 @@ impl Plan {
             });
         // Parsed only for an event that needs it.
         let properties = match &event.properties {
-            Some(raw) if looks => Object::parse_text(raw.get()).unwrap_or_default(),
+            Some(raw) if looks => Object::parse(raw.get()).unwrap_or_default(),
             _ => Object::default(),
         };
         for rule in &plan.fields {
@@ -155,7 +155,7 @@ fn property<T>(
     if rest.is_empty() {
         return then(Value::json(value));
     }
-    match Object::parse(value) {
+    match Object::of(value) {
         Some(inner) => property(&inner, rest, then),
         None => then(None),
     }

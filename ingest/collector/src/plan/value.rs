@@ -2,8 +2,7 @@
 
 use std::borrow::Cow;
 
-use clickmill_schemas::{Event, Item, Money, Timestamp};
-use serde_json::value::RawValue;
+use clickmill_schemas::{Event, Item, Json, Money, Timestamp};
 
 /// A field's type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
@@ -127,8 +126,8 @@ impl Holds {
 impl<'e> Value<'e> {
     /// Of JSON text; `None` for null and for the empty string, which clients
     /// send for nothing.
-    pub fn json(raw: &'e RawValue) -> Option<Self> {
-        match raw.get() {
+    pub fn json(json: &Json<'e>) -> Option<Self> {
+        match json.get() {
             "null" | "\"\"" => None,
             text => Some(Self::Json(Cow::Borrowed(text))),
         }

@@ -254,7 +254,7 @@ pub(crate) fn take_items<'a>(
     let Some(sent) = from.get(key).and_then(elements) else { return };
     let mut exact = true;
     for product in sent {
-        let Some(mut product) = Object::parse(product) else {
+        let Some(mut product) = Object::of(&product) else {
             exact = false;
             continue;
         };

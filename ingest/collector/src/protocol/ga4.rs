@@ -17,14 +17,13 @@
 
 use std::borrow::Cow;
 
-use clickmill_schemas::{Event, EventTime, RawJson, RejectReason, Timestamp};
-use serde_json::value::RawValue;
+use clickmill_schemas::{Event, EventTime, Json, ObjectBuilder, RawJson, RejectReason, Timestamp};
 use uuid::Uuid;
 
 use super::columns::{
     Column, Fields, ItemColumn, ItemFields, Numbers, take, take_items, take_screen,
 };
-use super::json::{Object, depth, elements, is_number, left, parameters, raw_object, write_key};
+use super::json::{Object, elements, is_number, is_object, left, parameters, text};
 use super::segment::event_name;
 use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
 
@@ -165,14 +164,14 @@ fn canonical(sent: &str) -> &'static str {
     known.map_or_else(|| event_name(sent), |(_, canonical)| *canonical)
 }
 
-/// One event, its parts as JSON objects' text.
+/// One event, its parts as JSON objects.
 struct Part<'a> {
     sent: Cow<'a, str>,
     name: Option<String>,
-    params: Cow<'a, str>,
-    request: Cow<'a, str>,
-    user: Option<Cow<'a, str>>,
-    consent: Option<String>,
+    params: RawJson<'a>,
+    request: RawJson<'static>,
+    user: Option<RawJson<'a>>,
+    consent: Option<RawJson<'a>>,
     timestamp: Option<Timestamp>,
     request_fields: Fields,
 }
@@ -183,55 +182,38 @@ struct Parts<'a> {
 }
 
 fn open_measurement<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
-    let body: &RawValue = serde_json::from_str(request.body).map_err(|error| {
+    let body = Json::parse(request.body).map_err(|error| {
         Refusal::new(RejectReason::Malformed, format!("the body is not JSON: {error}"))
     })?;
-    if depth(body.get()) > MAX_DEPTH {
+    if body.depth() > MAX_DEPTH {
         let detail = format!("nested deeper than {MAX_DEPTH} levels");
         return Err(Refusal::new(RejectReason::InvalidField, detail));
     }
-    let mut whole = Object::parse(body)
+    let mut whole = Object::of(&body)
         .ok_or_else(|| Refusal::new(RejectReason::Malformed, "the body is no JSON object"))?;
     let events = whole.get("events").and_then(elements).ok_or_else(|| {
         Refusal::new(RejectReason::MissingField, "the body needs an array `events`")
     })?;
     whole.remove("events");
     let shared_time = take_micros(&mut whole);
-    let user = whole.get("user_properties").filter(|raw| raw.get().starts_with('{'));
-    let consent = whole.get("consent").filter(|raw| raw.get().starts_with('{'));
-    for (key, held) in [("user_properties", user), ("consent", consent)] {
-        if held.is_some() {
-            whole.remove(key);
-        }
-    }
-    let mut shared = String::new();
-    whole.write(&mut shared);
+    let user = take_object(&mut whole, "user_properties");
+    let consent = take_object(&mut whole, "consent");
     let parts = events
         .into_iter()
         .map(|raw| {
-            let mut event = Object::parse(raw).unwrap_or_default();
+            let mut event = Object::of(&raw).unwrap_or_default();
             let name = event.take_text("name").map(Cow::into_owned);
-            let params = event.get("params").filter(|raw| raw.get().starts_with('{'));
-            if params.is_some() {
-                event.remove("params");
-            }
+            let params = take_object(&mut event, "params");
             let own_time = take_micros(&mut event);
             // What stands beside an event's parameters joins the request's.
             event.merge_missing(&whole);
-            let request = if event.is_empty() {
-                Cow::Borrowed("{}")
-            } else {
-                let mut text = String::new();
-                event.write(&mut text);
-                Cow::Owned(text)
-            };
             Part {
                 sent: Cow::Borrowed(raw.get()),
                 name,
-                params: params.map_or(Cow::Borrowed("{}"), |raw| Cow::Borrowed(raw.get())),
-                request,
-                user: user.map(|raw| Cow::Borrowed(raw.get())),
-                consent: consent.map(|raw| raw.get().to_owned()),
+                params: params.as_ref().map_or_else(empty, RawJson::from_json),
+                request: event.to_raw(),
+                user: user.as_ref().map(RawJson::from_json),
+                consent: consent.as_ref().map(RawJson::from_json),
                 timestamp: own_time.or(shared_time),
                 request_fields: REQUEST,
             }
@@ -241,14 +223,23 @@ fn open_measurement<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>
     Ok(Box::new(Parts { parts, user_agent: None }))
 }
 
+/// The object at `key`, as it came.
+fn take_object<'a>(from: &mut Object<'a>, key: &str) -> Option<Json<'a>> {
+    let taken = from.get(key).filter(|json| is_object(json)).cloned();
+    if taken.is_some() {
+        from.remove(key);
+    }
+    taken
+}
+
+fn empty<'a>() -> RawJson<'a> {
+    ObjectBuilder::default().finish()
+}
+
 fn take_micros(from: &mut Object<'_>) -> Option<Timestamp> {
     let micros: i64 = {
-        let raw = from.get("timestamp_micros")?;
-        if is_number(raw) {
-            raw.get().parse().ok()?
-        } else {
-            super::json::text(raw)?.parse().ok()?
-        }
+        let json = from.get("timestamp_micros")?;
+        if is_number(json) { json.get().parse().ok()? } else { text(json)?.parse().ok()? }
     };
     let time = Timestamp::from_micros(micros).ok()?;
     from.remove("timestamp_micros");
@@ -274,22 +265,22 @@ fn open_gtag<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refus
 /// Sorts a hit's parameters.
 fn gtag_part(sent: Cow<'_, str>) -> Part<'_> {
     let pairs = parameters(&sent);
-    let mut params = Written::default();
+    let mut params = ObjectBuilder::default();
     let (mut user, mut hit, mut consent) =
-        (Written::default(), Written::default(), Written::default());
+        (ObjectBuilder::default(), ObjectBuilder::default(), ObjectBuilder::default());
     let mut name = None;
-    let mut items: Vec<(usize, String)> = Vec::new();
+    let mut items: Vec<(usize, RawJson<'static>)> = Vec::new();
     for (key, value) in &pairs {
         if key == "en" {
             name = Some(value.clone().into_owned()).filter(|name| !name.is_empty());
         } else if key == "gcs" || key == "gcd" {
             consent.text(key, value);
         } else if let Some(key) = key.strip_prefix("epn.") {
-            params.number(key, value);
+            number(&mut params, key, value);
         } else if let Some(key) = key.strip_prefix("ep.") {
             params.text(key, value);
         } else if let Some(key) = key.strip_prefix("upn.") {
-            user.number(key, value);
+            number(&mut user, key, value);
         } else if let Some(key) = key.strip_prefix("up.") {
             user.text(key, value);
         } else if let Some((at, item)) = item_number(key).zip(item_json(value)) {
@@ -300,50 +291,25 @@ fn gtag_part(sent: Cow<'_, str>) -> Part<'_> {
     }
     if !items.is_empty() {
         items.sort_by_key(|(at, _)| *at);
-        let items: Vec<String> = items.into_iter().map(|(_, item)| item).collect();
-        params.raw("items", &format!("[{}]", items.join(",")));
+        params.array("items", items.iter().map(|(_, item)| item));
     }
-    let (params, hit) = (params.object(), hit.object());
     Part {
         name,
-        params: Cow::Owned(params),
-        request: Cow::Owned(hit),
-        user: (!user.0.is_empty()).then(|| Cow::Owned(user.object())),
-        consent: (!consent.0.is_empty()).then(|| consent.object()),
+        params: params.finish(),
+        request: hit.finish(),
+        user: (!user.is_empty()).then(|| user.finish()),
+        consent: (!consent.is_empty()).then(|| consent.finish()),
         timestamp: None,
         request_fields: HIT,
         sent,
     }
 }
 
-/// The text between an object's braces.
-#[derive(Default)]
-struct Written(String);
-
-impl Written {
-    fn raw(&mut self, key: &str, json: &str) {
-        if !self.0.is_empty() {
-            self.0.push(',');
-        }
-        write_key(&mut self.0, key);
-        self.0.push_str(json);
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        // A string always serialises.
-        self.raw(key, &serde_json::to_string(value).unwrap_or_default());
-    }
-
-    /// Verbatim where it is a JSON number.
-    fn number(&mut self, key: &str, value: &str) {
-        match serde_json::from_str::<&RawValue>(value) {
-            Ok(raw) if is_number(raw) && raw.get() == value => self.raw(key, value),
-            _ => self.text(key, value),
-        }
-    }
-
-    fn object(self) -> String {
-        format!("{{{}}}", self.0)
+/// Verbatim where it is a JSON number.
+fn number(object: &mut ObjectBuilder, key: &str, value: &str) {
+    match Json::parse(value) {
+        Ok(json) if is_number(&json) && json.get() == value => object.json(key, &json),
+        _ => object.text(key, value),
     }
 }
 
@@ -354,15 +320,15 @@ fn item_number(key: &str) -> Option<usize> {
 }
 
 /// `None` where a part has a code that is not known: then it stays as it is.
-fn item_json(value: &str) -> Option<String> {
-    let mut item = Written::default();
+fn item_json(value: &str) -> Option<RawJson<'static>> {
+    let mut item = ObjectBuilder::default();
     // Keys and values of the shop's own parameters: k0name~v0value.
     let mut own: Vec<(&str, &str)> = Vec::new();
     for part in value.split('~').filter(|part| !part.is_empty()) {
         let (code, value) = part.split_at_checked(2)?;
         if let Some((_, name)) = ITEM_CODES.iter().find(|(known, _)| *known == code) {
             if NUMBER_CODES.contains(&code) {
-                item.number(name, value);
+                number(&mut item, name, value);
             } else {
                 item.text(name, value);
             }
@@ -375,7 +341,7 @@ fn item_json(value: &str) -> Option<String> {
             return None;
         }
     }
-    own.is_empty().then(|| item.object())
+    own.is_empty().then(|| item.finish())
 }
 
 impl Opened for Parts<'_> {
@@ -396,9 +362,9 @@ impl Opened for Parts<'_> {
         let sent_name = part.name.as_deref().ok_or_else(|| {
             Refusal::new(RejectReason::MissingField, "an event needs a name (`name`, `en`)")
         })?;
-        let malformed = |_| Refusal::new(RejectReason::Malformed, "an event is no JSON object");
-        let mut params = Object::parse_text(&part.params).map_err(malformed)?;
-        let mut request = Object::parse_text(&part.request).map_err(malformed)?;
+        let malformed = || Refusal::new(RejectReason::Malformed, "an event is no JSON object");
+        let mut params = Object::parse(part.params.get()).ok_or_else(malformed)?;
+        let mut request = Object::parse(part.request.get()).ok_or_else(malformed)?;
         let time = EventTime::resolve(part.timestamp, None, received.at);
         let id = Uuid::now_v7().to_string();
         let mut event = Event::new(id, canonical(sent_name), PROTOCOL, received.app_id, time);
@@ -418,27 +384,21 @@ impl Opened for Parts<'_> {
         if part.request_fields == HIT {
             event.platform = Some("web".into());
         }
-        event.consent = part.consent.as_deref().and_then(raw_object);
+        event.consent = part.consent.clone();
         event.properties = left(&params);
-        event.context = context(&request, part.user.as_deref());
+        event.context = context(&request, part.user.as_ref());
         Ok(event)
     }
 }
 
-fn context(request: &Object<'_>, user: Option<&str>) -> Option<RawJson<'static>> {
+fn context(request: &Object<'_>, user: Option<&RawJson<'_>>) -> Option<RawJson<'static>> {
     let Some(user) = user.filter(|_| !request.contains("user_properties")) else {
         return left(request);
     };
-    let mut out = String::new();
-    request.write(&mut out);
-    out.pop();
-    if out.len() > 1 {
-        out.push(',');
-    }
-    write_key(&mut out, "user_properties");
-    out.push_str(user);
-    out.push('}');
-    raw_object(&out)
+    let mut out = ObjectBuilder::default();
+    request.build(&mut out);
+    out.raw("user_properties", user);
+    Some(out.finish())
 }
 
 #[cfg(test)]

@@ -1,12 +1,8 @@
 //! JSON objects whose values are kept as the text that came.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::marker::PhantomData;
 
-use clickmill_schemas::{Money, RawJson};
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use clickmill_schemas::{Json, JsonKind, Money, ObjectBuilder, RawJson};
 
 /// An object: its keys in order, duplicates included, values verbatim.
 #[derive(Clone, Debug, Default)]
@@ -15,25 +11,33 @@ pub(crate) struct Object<'a>(Vec<(Cow<'a, str>, Value<'a>)>);
 #[derive(Clone, Debug)]
 enum Value<'a> {
     /// As it came.
-    Sent(&'a RawValue),
+    Sent(Json<'a>),
     /// What is left of an object, after some of its keys went to columns.
     Left(Object<'a>),
 }
 
 impl<'a> Object<'a> {
-    /// `None` where `raw` is no object (or has a key that is no text).
-    pub fn parse(raw: &'a RawValue) -> Option<Self> {
-        Self::parse_text(raw.get()).ok()
+    /// `None` where `json` is no object (or has a key that is no text).
+    pub fn of(json: &Json<'a>) -> Option<Self> {
+        if json.kind() != JsonKind::Object {
+            return None;
+        }
+        let mut entries = Vec::with_capacity(json.len());
+        for (key, value) in json.entries() {
+            entries.push((key.text()?, Value::Sent(value)));
+        }
+        Some(Self(entries))
     }
 
-    pub fn parse_text(text: &'a str) -> Result<Self, serde_json::Error> {
-        serde_json::from_str(text)
+    /// `None` where `text` is no JSON, or no object.
+    pub fn parse(text: &'a str) -> Option<Self> {
+        Self::of(&Json::parse(text).ok()?)
     }
 
     /// The value of the last entry with this key, as JSON.parse takes it.
-    pub fn get(&self, key: &str) -> Option<&'a RawValue> {
+    pub fn get(&self, key: &str) -> Option<&Json<'a>> {
         match self.0.iter().rev().find(|(k, _)| k == key)? {
-            (_, Value::Sent(raw)) => Some(raw),
+            (_, Value::Sent(json)) => Some(json),
             (_, Value::Left(_)) => None,
         }
     }
@@ -45,6 +49,15 @@ impl<'a> Object<'a> {
         }
     }
 
+    /// Takes out what `take` finds at `key`; left where it is if that is nothing.
+    fn take<T>(&mut self, key: &str, take: impl FnOnce(&Json<'a>) -> Option<T>) -> Option<T> {
+        let at = self.0.iter().rposition(|(k, _)| k == key)?;
+        let Value::Sent(json) = &self.0[at].1 else { return None };
+        let taken = take(json)?;
+        self.0.remove(at);
+        Some(taken)
+    }
+
     /// The text at `key`, left where it is.
     pub fn text(&self, key: &str) -> Option<Cow<'a, str>> {
         text(self.get(key)?)
@@ -52,50 +65,36 @@ impl<'a> Object<'a> {
 
     /// The object at `key`, taken out; left where it is if it is no object.
     pub fn take_object(&mut self, key: &str) -> Option<Object<'a>> {
-        let object = Object::parse(self.get(key)?)?;
-        self.remove(key);
-        Some(object)
+        self.take(key, Object::of)
     }
 
     /// The text at `key`: taken out if it is a string, left and copied if it is
     /// a number (a number as text is not what was sent). Empty text stays.
     pub fn take_text(&mut self, key: &str) -> Option<Cow<'a, str>> {
-        let raw = self.get(key)?;
-        if let Some(text) = text(raw) {
-            self.remove(key);
-            return Some(text);
-        }
-        is_number(raw).then(|| Cow::Borrowed(raw.get()))
+        self.take(key, text).or_else(|| {
+            let json = self.get(key)?;
+            is_number(json).then(|| Cow::Borrowed(json.get()))
+        })
     }
 
     /// The amount at `key`: taken out if it is a number that fits exactly; a
     /// string that says such a number is read and left.
     pub fn take_money(&mut self, key: &str) -> Option<Money> {
-        let raw = self.get(key)?;
-        if is_number(raw) {
-            let money = Money::parse(raw.get()).ok()?;
-            self.remove(key);
-            return Some(money);
-        }
-        Money::parse(text(raw)?.trim()).ok()
+        let number = |json: &Json<'a>| is_number(json).then(|| Money::parse(json.get()).ok())?;
+        self.take(key, number).or_else(|| Money::parse(self.text(key)?.trim()).ok())
     }
 
     /// The integer at `key`, likewise. `2.0` is 2.
     pub fn take_integer<T: TryFrom<i64>>(&mut self, key: &str) -> Option<T> {
-        let raw = self.get(key)?;
         let parse = |text: &str| {
             let unscaled = Money::parse(text).ok()?.unscaled();
             (unscaled % 10_000 == 0).then(|| T::try_from(unscaled / 10_000).ok()).flatten()
         };
-        if is_number(raw) {
-            let integer = parse(raw.get())?;
-            self.remove(key);
-            return Some(integer);
-        }
-        parse(text(raw)?.trim())
+        let number = |json: &Json<'a>| is_number(json).then(|| parse(json.get()))?;
+        self.take(key, number).or_else(|| parse(self.text(key)?.trim()))
     }
 
-    pub fn put(&mut self, key: &'static str, value: &'a RawValue) {
+    pub fn put(&mut self, key: &'static str, value: Json<'a>) {
         self.0.push((Cow::Borrowed(key), Value::Sent(value)));
     }
 
@@ -135,46 +134,38 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Its text, on one line.
-    pub fn write(&self, out: &mut String) {
-        out.push('{');
-        for (at, (key, value)) in self.0.iter().enumerate() {
-            if at > 0 {
-                out.push(',');
-            }
-            write_key(out, key);
+    /// Its entries, added to `out`.
+    pub fn build(&self, out: &mut ObjectBuilder) {
+        for (key, value) in &self.0 {
             match value {
-                Value::Sent(raw) => out.push_str(&clickmill_schemas::compact(raw.get())),
-                Value::Left(object) => object.write(out),
+                Value::Sent(json) => out.json(key, json),
+                Value::Left(object) => out.raw(key, &object.to_raw()),
             }
         }
-        out.push('}');
+    }
+
+    /// Its text, on one line.
+    pub fn to_raw(&self) -> RawJson<'static> {
+        let mut out = ObjectBuilder::default();
+        self.build(&mut out);
+        out.finish()
     }
 }
 
 /// An object of text values, from pairs whose keys are no more than once.
-pub(crate) fn object_of_texts<'t>(pairs: impl IntoIterator<Item = (&'t str, &'t str)>) -> String {
-    let mut out = "{".to_owned();
+pub(crate) fn object_of_texts<'t>(
+    pairs: impl IntoIterator<Item = (&'t str, &'t str)>,
+) -> ObjectBuilder {
+    let mut out = ObjectBuilder::default();
     for (key, value) in pairs {
-        if out.len() > 1 {
-            out.push(',');
-        }
-        write_key(&mut out, key);
-        // A string always serialises.
-        out.push_str(&serde_json::to_string(value).unwrap_or_default());
+        out.text(key, value);
     }
-    out.push('}');
     out
 }
 
 /// Left of an object, as `properties` or `context`: nothing where it is empty.
 pub(crate) fn left(object: &Object<'_>) -> Option<RawJson<'static>> {
-    if object.is_empty() {
-        return None;
-    }
-    let mut out = String::new();
-    object.write(&mut out);
-    raw_object(&out)
+    (!object.is_empty()).then(|| object.to_raw())
 }
 
 /// The parameters of a query string; of one that comes twice the last counts.
@@ -192,48 +183,22 @@ pub(crate) fn parameters(query: &str) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
     pairs
 }
 
-/// `"key":`, escaped.
-pub(crate) fn write_key(out: &mut String, key: &str) {
-    // A string always serialises.
-    out.push_str(&serde_json::to_string(key).unwrap_or_default());
-    out.push(':');
-}
-
-/// An object's text as raw JSON.
-pub(crate) fn raw_object(text: &str) -> Option<RawJson<'static>> {
-    RawJson::parse(text).ok().map(RawJson::into_owned)
-}
-
 /// A string that is not empty.
-pub(crate) fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
-    struct Text<'a>(PhantomData<&'a ()>);
-    impl<'de> Visitor<'de> for Text<'de> {
-        type Value = Cow<'de, str>;
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a string")
-        }
-        fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-            Ok(Cow::Borrowed(text))
-        }
-        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-            Ok(Cow::Owned(text.to_owned()))
-        }
-    }
-    if !raw.get().starts_with('"') {
-        return None;
-    }
-    let mut deserializer = serde_json::Deserializer::from_str(raw.get());
-    let text = deserializer.deserialize_str(Text(PhantomData)).ok()?;
-    (!text.is_empty()).then_some(text)
+pub(crate) fn text<'a>(json: &Json<'a>) -> Option<Cow<'a, str>> {
+    json.text().filter(|text| !text.is_empty())
 }
 
-pub(crate) fn is_number(raw: &RawValue) -> bool {
-    raw.get().starts_with(|c: char| c == '-' || c.is_ascii_digit())
+pub(crate) fn is_number(json: &Json<'_>) -> bool {
+    json.kind() == JsonKind::Number
 }
 
-/// The elements of an array; `None` where `raw` is none.
-pub(crate) fn elements(raw: &RawValue) -> Option<Vec<&RawValue>> {
-    serde_json::from_str(raw.get()).ok()
+pub(crate) fn is_object(json: &Json<'_>) -> bool {
+    json.kind() == JsonKind::Object
+}
+
+/// The elements of an array; `None` where `json` is none.
+pub(crate) fn elements<'a>(json: &Json<'a>) -> Option<Vec<Json<'a>>> {
+    (json.kind() == JsonKind::Array).then(|| json.elements().collect())
 }
 
 /// `json` with every escape of half a surrogate pair (`\ud800`) replaced by
@@ -243,7 +208,7 @@ pub(crate) fn without_lone_surrogates(json: &str) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let mut out: Option<Vec<u8>> = None;
     let mut at = 0;
-    while let Some(step) = bytes[at..].iter().position(|b| *b == b'\\') {
+    while let Some(step) = memchr::memchr(b'\\', &bytes[at..]) {
         at += step;
         match escaped_unit(bytes, at) {
             Some(0xD800..=0xDBFF)
@@ -273,68 +238,6 @@ fn escaped_unit(bytes: &[u8], at: usize) -> Option<u32> {
         return None;
     }
     escape[2..].iter().try_fold(0, |unit, b| Some(unit * 16 + char::from(*b).to_digit(16)?))
-}
-
-/// How deep `json` (valid) is nested.
-pub(crate) fn depth(json: &str) -> usize {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
-    for byte in json.bytes() {
-        match (in_string, byte) {
-            (true, _) if escaped => escaped = false,
-            (true, b'\\') => escaped = true,
-            (_, b'"') => in_string = !in_string,
-            (false, b'{' | b'[') => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            (false, b'}' | b']') => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
-}
-
-impl<'de: 'a, 'a> de::Deserialize<'de> for Object<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Entries<'a>(PhantomData<&'a ()>);
-        impl<'de: 'a, 'a> Visitor<'de> for Entries<'a> {
-            type Value = Object<'a>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(key) = map.next_key_seed(Key(PhantomData))? {
-                    entries.push((key, Value::Sent(map.next_value::<&'de RawValue>()?)));
-                }
-                Ok(Object(entries))
-            }
-        }
-        deserializer.deserialize_map(Entries(PhantomData))
-    }
-}
-
-/// A key, borrowed where it has no escapes.
-struct Key<'a>(PhantomData<&'a ()>);
-
-impl<'de: 'a, 'a> DeserializeSeed<'de> for Key<'a> {
-    type Value = Cow<'a, str>;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        deserializer.deserialize_str(self)
-    }
-}
-
-impl<'de: 'a, 'a> Visitor<'de> for Key<'a> {
-    type Value = Cow<'a, str>;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-        Ok(Cow::Borrowed(text))
-    }
-    fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-        Ok(Cow::Owned(text.to_owned()))
-    }
 }
 
 #[cfg(test)]

@@ -19,12 +19,11 @@
 
 use std::borrow::Cow;
 
-use clickmill_schemas::{Event, EventTime, RawJson, RejectReason, Timestamp};
-use serde_json::value::RawValue;
+use clickmill_schemas::{Event, EventTime, Json, RawJson, RejectReason, Timestamp};
 use uuid::Uuid;
 
 use super::columns::{Column, Fields, ItemColumn, ItemFields, Numbers, take, take_items};
-use super::json::{Object, depth, elements, left};
+use super::json::{Object, elements, is_object, left};
 use super::segment::event_name;
 use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
 
@@ -98,8 +97,14 @@ pub(crate) const ITEMS: ItemFields = &[
     ("position", ItemColumn::Position),
 ];
 
+/// What becomes an event: read already, but for a line among lines.
+enum Part<'a> {
+    Json(Json<'a>),
+    Line(&'a str),
+}
+
 struct Parts<'a> {
-    parts: Vec<&'a str>,
+    parts: Vec<Part<'a>>,
     write_key: Option<Cow<'a, str>>,
     sent: Option<Timestamp>,
     /// A browser's, where the request is one's.
@@ -114,29 +119,29 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
     if body.is_empty() {
         return Err(malformed("the body is empty".to_owned()));
     }
-    let whole = match serde_json::from_str::<&RawValue>(body) {
+    let whole = match Json::parse(body) {
         Ok(whole) => whole,
         // A line that is no JSON is refused alone, when it is decoded.
         Err(_) if body.contains('\n') && body.starts_with('{') => {
             let lines = body.lines().map(str::trim).filter(|line| !line.is_empty());
-            return Ok(Box::new(alone(lines.collect())));
+            return Ok(Box::new(alone(lines.map(Part::Line).collect())));
         }
         Err(error) => return Err(malformed(format!("the body is not JSON: {error}"))),
     };
-    if let Some(events) = elements(whole) {
-        return Ok(Box::new(alone(events.into_iter().map(RawValue::get).collect())));
+    if let Some(events) = elements(&whole) {
+        return Ok(Box::new(alone(events.into_iter().map(Part::Json).collect())));
     }
-    let object = Object::parse(whole).ok_or_else(|| {
+    let object = Object::of(&whole).ok_or_else(|| {
         malformed("the body is no event, no array of events and no lines of them".to_owned())
     })?;
     let write_key = object.text("write_key");
     let sent = object.text("sent_ts").and_then(|text| Timestamp::parse(&text).ok());
     let parts = match object.get("events") {
-        None => vec![whole.get()],
+        None => vec![Part::Json(whole)],
         Some(events) => elements(events)
             .ok_or_else(|| Refusal::new(RejectReason::InvalidField, "`events` is no array"))?
             .into_iter()
-            .map(RawValue::get)
+            .map(Part::Json)
             .collect(),
     };
     Ok(Box::new(Parts { parts, write_key, sent, user_agent }))
@@ -156,18 +161,24 @@ impl Opened for Parts<'_> {
     }
 
     fn bytes(&self, part: usize) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.parts[part].as_bytes())
+        Cow::Borrowed(match &self.parts[part] {
+            Part::Json(json) => json.get().as_bytes(),
+            Part::Line(line) => line.as_bytes(),
+        })
     }
 
     fn decode<'e>(&'e self, part: usize, received: Received<'e>) -> Result<Event<'e>, Refusal> {
-        let text = self.parts[part];
-        if depth(text) > MAX_DEPTH {
+        let no_object =
+            || Refusal::new(RejectReason::Malformed, "an event is no JSON object with text keys");
+        let json = match &self.parts[part] {
+            Part::Json(json) => json.clone(),
+            Part::Line(line) => Json::parse(line).map_err(|_| no_object())?,
+        };
+        if json.depth() > MAX_DEPTH {
             let detail = format!("nested deeper than {MAX_DEPTH} levels");
             return Err(Refusal::new(RejectReason::InvalidField, detail));
         }
-        let mut sent = Object::parse_text(text).map_err(|_| {
-            Refusal::new(RejectReason::Malformed, "an event is no JSON object with text keys")
-        })?;
+        let mut sent = Object::of(&json).ok_or_else(no_object)?;
         let name = sent.take_text("event_name").ok_or_else(|| {
             Refusal::new(RejectReason::MissingField, "an event needs a text `event_name`")
         })?;
@@ -197,13 +208,13 @@ impl Opened for Parts<'_> {
         if event.user_agent.is_none() {
             event.user_agent = self.user_agent.map(Cow::Borrowed);
         }
-        if let Some(consent) = sent.get("consent").filter(|raw| raw.get().starts_with('{')) {
-            event.consent = Some(RawJson::from_raw(consent));
+        if let Some(consent) = sent.get("consent").filter(|json| is_object(json)) {
+            event.consent = Some(RawJson::from_json(consent));
             sent.remove("consent");
         }
-        let context = sent.get("context").filter(|raw| raw.get().starts_with('{'));
+        let context = sent.get("context").filter(|json| is_object(json));
         if let Some(context) = context {
-            event.context = (context.get() != "{}").then(|| RawJson::from_raw(context));
+            event.context = (!context.is_empty()).then(|| RawJson::from_json(context));
             sent.remove("context");
         }
         // The rest joins the properties; a name that is in both stays as it is there.

@@ -155,6 +155,9 @@ fn json_without_addresses(body: &[u8]) -> Cow<'_, [u8]> {
         let Some(close) = find(body, open + 1, b'"') else { break };
         at = close;
         let name = &body[open + 1..close];
+        if !may_be_key(name) {
+            continue;
+        }
         let embedded = EMBEDDED.iter().any(|(key, _)| key.as_bytes() == name);
         if !embedded && !is_key(name) {
             continue;
@@ -235,12 +238,22 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
 }
 
 fn find(body: &[u8], from: usize, byte: u8) -> Option<usize> {
-    body.get(from..)?.iter().position(|b| *b == byte).map(|at| from + at)
+    memchr::memchr(byte, body.get(from..)?).map(|at| from + at)
 }
 
 fn skip_space(body: &[u8], from: usize) -> usize {
     let spaces = body[from.min(body.len())..].iter().take_while(|b| b.is_ascii_whitespace());
     from + spaces.count()
+}
+
+/// What begins and ends like one of [`KEYS`] or [`EMBEDDED`], whatever its case:
+/// most names of a body do not.
+fn may_be_key(name: &[u8]) -> bool {
+    let [first, .., last] = name else { return false };
+    let lower = (first | 0x20, last | 0x20);
+    // `_` with that bit set is 0x7f.
+    matches!(lower.0, b'i' | b'c' | b'r' | b'f' | b'x' | b't' | b'u' | 0x7f)
+        && matches!(lower.1, b'p' | b's' | b'e' | b'r' | b'd' | b'4' | b'6' | b'o' | b'x')
 }
 
 fn is_key(name: &[u8]) -> bool {
@@ -274,6 +287,15 @@ mod tests {
             r#"{"ip":null,"context":{ "IP" : null ,"a":[{"ip":null}]}}"#
         );
         assert_eq!(clean(r#"{"context":{"ip":"192.0."#), r#"{"context":{"ip":null"#);
+    }
+
+    #[test]
+    fn every_key_passes_the_first_look() {
+        for key in KEYS.iter().copied().chain(EMBEDDED.iter().map(|(key, _)| *key)) {
+            assert!(may_be_key(key.as_bytes()), "{key}");
+            assert!(may_be_key(key.to_ascii_uppercase().as_bytes()), "{key}");
+        }
+        assert!(!may_be_key(b"") && !may_be_key(b"p") && !may_be_key(b"properties!"));
     }
 
     #[test]

@@ -16,7 +16,6 @@
 use std::borrow::Cow;
 
 use clickmill_schemas::{Event, RejectReason};
-use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::json::{Object, parameters};
@@ -58,13 +57,13 @@ pub(super) fn sent(request: &Request<'_>, body: &Body<'_>) -> bool {
     if request.anonymous_id.is_some() || request.user_agent.is_some_and(rudder) {
         return true;
     }
-    let Some(message) = body.messages().first().and_then(|raw| Object::parse(raw)) else {
+    let Some(message) = body.messages().first().and_then(Object::of) else {
         return false;
     };
     let library = message
         .get("context")
-        .and_then(Object::parse)
-        .and_then(|context| context.get("library").and_then(Object::parse))
+        .and_then(Object::of)
+        .and_then(|context| context.get("library").and_then(Object::of))
         .and_then(|library| library.text("name"));
     match library.as_deref() {
         Some("analytics-node" | "analytics-python") => {
@@ -87,7 +86,7 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
 struct Pixel {
     query: String,
     call: Call,
-    message: Box<RawValue>,
+    message: String,
 }
 
 fn open_pixel<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
@@ -105,8 +104,7 @@ fn open_pixel<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refu
             context.entry("userAgent").or_insert_with(|| agent.into());
         }
     }
-    let message = serde_json::value::to_raw_value(&message)
-        .map_err(|error| Refusal::new(RejectReason::Malformed, error.to_string()))?;
+    let message = Value::Object(message).to_string();
     Ok(Box::new(Pixel { query: request.query.to_owned(), call, message }))
 }
 
@@ -148,8 +146,8 @@ impl Opened for Pixel {
     }
 
     fn decode<'e>(&'e self, _: usize, received: Received<'e>) -> Result<Event<'e>, Refusal> {
-        let mut body = Body::open(self.message.get(), Some(self.call))?;
+        let mut body = Body::open(&self.message, Some(self.call))?;
         body.protocol = PROTOCOL;
-        body.decode(&self.message, received)
+        body.decode(&body.messages()[0], received)
     }
 }

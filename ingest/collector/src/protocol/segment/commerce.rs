@@ -56,7 +56,7 @@ fn take_items<'a>(event: &mut Event<'a>, properties: &mut Object<'a>) {
     if let Some(sent) = properties.get("products").and_then(elements) {
         let mut exact = true;
         for product in sent {
-            let Some(mut product) = Object::parse(product) else {
+            let Some(mut product) = Object::of(&product) else {
                 exact = false;
                 continue;
             };

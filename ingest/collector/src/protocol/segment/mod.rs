@@ -24,11 +24,10 @@ mod names;
 
 use std::borrow::Cow;
 
-use clickmill_schemas::{Event, EventTime, RawJson, RejectReason, Timestamp};
-use serde_json::value::RawValue;
+use clickmill_schemas::{Event, EventTime, Json, ObjectBuilder, RawJson, RejectReason, Timestamp};
 use uuid::Uuid;
 
-use super::json::{Object, depth, elements, is_number, raw_object, text, write_key};
+use super::json::{Object, elements, is_number, is_object, left, text};
 use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
 
 pub use names::event_name;
@@ -104,7 +103,7 @@ impl Opened for Body<'_> {
     }
 
     fn decode<'e>(&'e self, part: usize, received: Received<'e>) -> Result<Event<'e>, Refusal> {
-        Body::decode(self, self.messages[part], received)
+        Body::decode(self, &self.messages[part], received)
     }
 }
 
@@ -134,7 +133,7 @@ pub struct Body<'a> {
     /// RudderStack's import: the times are history, however old.
     pub(super) historic: bool,
     call: Option<Call>,
-    messages: Vec<&'a RawValue>,
+    messages: Vec<Json<'a>>,
     shared: Shared<'a>,
     write_key: Option<Cow<'a, str>>,
 }
@@ -143,8 +142,8 @@ pub struct Body<'a> {
 #[derive(Default)]
 struct Shared<'a> {
     context: Object<'a>,
-    integrations: Option<&'a RawValue>,
-    sent_at: Option<&'a RawValue>,
+    integrations: Option<Json<'a>>,
+    sent_at: Option<Json<'a>>,
 }
 
 impl Call {
@@ -185,9 +184,9 @@ impl<'a> Body<'a> {
     /// [`Refusal`] where it is not JSON, no object, or a batch without messages.
     pub fn open(body: &'a str, call: Option<Call>) -> Result<Self, Refusal> {
         let malformed = |detail: String| Refusal { reason: RejectReason::Malformed, detail };
-        let whole: &RawValue = serde_json::from_str(body)
+        let whole = Json::parse(body)
             .map_err(|error| malformed(format!("the body is not JSON: {error}")))?;
-        let object = Object::parse(whole)
+        let object = Object::of(&whole)
             .ok_or_else(|| malformed("the body is no JSON object with text keys".to_owned()))?;
         let write_key = object.text("writeKey");
         let Some(batch) = object.get("batch") else {
@@ -206,9 +205,9 @@ impl<'a> Body<'a> {
             detail: "`batch` is no array".to_owned(),
         })?;
         let shared = Shared {
-            context: object.get("context").and_then(Object::parse).unwrap_or_default(),
-            integrations: object.get("integrations"),
-            sent_at: object.get("sentAt"),
+            context: object.get("context").and_then(Object::of).unwrap_or_default(),
+            integrations: object.get("integrations").cloned(),
+            sent_at: object.get("sentAt").cloned(),
         };
         Ok(Self { protocol: PROTOCOL, historic: false, call: None, messages, shared, write_key })
     }
@@ -221,7 +220,7 @@ impl<'a> Body<'a> {
 
     /// The messages as they came.
     #[must_use]
-    pub fn messages(&self) -> &[&'a RawValue] {
+    pub fn messages(&self) -> &[Json<'a>] {
         &self.messages
     }
 
@@ -229,29 +228,25 @@ impl<'a> Body<'a> {
     ///
     /// # Errors
     /// [`Refusal`]: see the module's description.
-    pub fn decode(
-        &self,
-        message: &'a RawValue,
-        received: Received<'a>,
-    ) -> Result<Event<'a>, Refusal> {
+    pub fn decode(&self, message: &Json<'a>, received: Received<'a>) -> Result<Event<'a>, Refusal> {
         decode(message, self, received)
     }
 }
 
 fn decode<'a>(
-    message: &'a RawValue,
+    message: &Json<'a>,
     body: &Body<'a>,
     received: Received<'a>,
 ) -> Result<Event<'a>, Refusal> {
     let (call, shared) = (body.call, &body.shared);
     let refuse = |reason, detail: String| Refusal { reason, detail };
-    if depth(message.get()) > MAX_DEPTH {
+    if message.depth() > MAX_DEPTH {
         return Err(refuse(
             RejectReason::InvalidField,
             format!("nested deeper than {MAX_DEPTH} levels"),
         ));
     }
-    let mut message = Object::parse(message).ok_or_else(|| {
+    let mut message = Object::of(message).ok_or_else(|| {
         refuse(RejectReason::Malformed, "a message is no JSON object with text keys".to_owned())
     })?;
     let call = match (message.take_text("type"), call) {
@@ -300,10 +295,10 @@ fn decode<'a>(
     if context.get("ip").is_some_and(|raw| raw.get() == "null") {
         context.remove("ip");
     }
-    if let Some(integrations) = shared.integrations
+    if let Some(integrations) = &shared.integrations
         && !message.contains("integrations")
     {
-        message.put("integrations", integrations);
+        message.put("integrations", integrations.clone());
     }
     if message.get("integrations").is_some_and(|raw| raw.get() == "{}" || raw.get() == "null") {
         message.remove("integrations");
@@ -321,7 +316,7 @@ fn decode<'a>(
 struct Properties<'a> {
     sent: Object<'a>,
     /// Message fields that stand among the properties, under their own names.
-    added: Vec<(&'static str, &'a RawValue)>,
+    added: Vec<(&'static str, Json<'a>)>,
 }
 
 impl<'a> Properties<'a> {
@@ -336,7 +331,7 @@ impl<'a> Properties<'a> {
         };
         for key in own {
             match (message.get(key), sent.get(key)) {
-                (Some(value), None) => added.push((*key, value)),
+                (Some(value), None) => added.push((*key, value.clone())),
                 (Some(value), Some(same)) if value.get() == same.get() => {}
                 // The same name with another value stays in the message.
                 _ => continue,
@@ -350,12 +345,7 @@ impl<'a> Properties<'a> {
         for (key, value) in self.added {
             self.sent.put(key, value);
         }
-        if self.sent.is_empty() {
-            return None;
-        }
-        let mut out = String::new();
-        self.sent.write(&mut out);
-        raw_object(&out)
+        left(&self.sent)
     }
 }
 
@@ -368,7 +358,8 @@ fn take_time(message: &mut Object<'_>, shared: &Shared<'_>, received: Timestamp)
         }
         Some(time)
     };
-    let sent = take("sentAt").or_else(|| shared.sent_at.and_then(instant).map(|(time, _)| time));
+    let sent =
+        take("sentAt").or_else(|| shared.sent_at.as_ref().and_then(instant).map(|(time, _)| time));
     let client = match take("originalTimestamp") {
         Some(original) => Some(original),
         None => take("timestamp"),
@@ -379,9 +370,9 @@ fn take_time(message: &mut Object<'_>, shared: &Shared<'_>, received: Timestamp)
 /// An RFC 3339 time; else, as some clients send it, one without a zone (taken
 /// as UTC) or a number of seconds, milliseconds or microseconds. The second
 /// part says whether the instant is all that the text says.
-fn instant(raw: &RawValue) -> Option<(Timestamp, bool)> {
-    if is_number(raw) {
-        let number: i64 = raw.get().parse().ok()?;
+fn instant(json: &Json<'_>) -> Option<(Timestamp, bool)> {
+    if is_number(json) {
+        let number: i64 = json.get().parse().ok()?;
         let micros = match number.unsigned_abs() {
             0..100_000_000_000 => number.checked_mul(1_000_000)?,
             100_000_000_000..100_000_000_000_000 => number.checked_mul(1_000)?,
@@ -389,7 +380,7 @@ fn instant(raw: &RawValue) -> Option<(Timestamp, bool)> {
         };
         return Some((Timestamp::from_micros(micros).ok()?, false));
     }
-    let text = text(raw)?;
+    let text = text(json)?;
     match Timestamp::parse(&text) {
         Ok(time) => Some((time, true)),
         Err(_) => Timestamp::parse(&format!("{text}Z")).ok().map(|time| (time, false)),
@@ -446,9 +437,9 @@ fn take_context<'a>(event: &mut Event<'a>, context: &mut Object<'a>, message: &O
     event.timezone = context.take_text("timezone");
     event.client_session_id = context.take_text("sessionId");
     if let Some(consent) = context.get("consent")
-        && consent.get().starts_with('{')
+        && is_object(consent)
     {
-        event.consent = Some(RawJson::from_raw(consent));
+        event.consent = Some(RawJson::from_json(consent));
         context.remove("consent");
     }
     event.platform = platform(context, message);
@@ -475,7 +466,7 @@ fn platform<'a>(context: &Object<'a>, message: &Object<'a>) -> Option<Cow<'a, st
         ("csharp", "server"),
         ("rust", "server"),
     ];
-    let library = context.get("library").and_then(Object::parse).and_then(|l| l.text("name"));
+    let library = context.get("library").and_then(Object::of).and_then(|l| l.text("name"));
     if let Some(library) = library {
         let library = library.to_ascii_lowercase();
         if let Some((_, platform)) = LIBRARIES.iter().find(|(part, _)| library.contains(part)) {
@@ -495,22 +486,16 @@ fn finish_context(context: &Object<'_>, message: &Object<'_>) -> Option<RawJson<
     if context.is_empty() && message.is_empty() {
         return None;
     }
-    let mut out = String::new();
-    context.write(&mut out);
+    let mut out = ObjectBuilder::default();
+    context.build(&mut out);
     if !message.is_empty() {
         let mut key = "message".to_owned();
         while context.contains(&key) {
             key.push('_');
         }
-        out.pop();
-        if !context.is_empty() {
-            out.push(',');
-        }
-        write_key(&mut out, &key);
-        message.write(&mut out);
-        out.push('}');
+        out.raw(&key, &message.to_raw());
     }
-    raw_object(&out)
+    Some(out.finish())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ fn decode_one(call: Option<Call>, body: &str) -> Result<Value, Refusal> {
     let opened = Body::open(body, call)?;
     assert_eq!(opened.messages().len(), 1);
     let received = Received { app_id: "shop", at: Timestamp::parse(RECEIVED).expect("time") };
-    let event = opened.decode(opened.messages()[0], received)?;
+    let event = opened.decode(&opened.messages()[0], received)?;
     let line = event.encode();
     WireRecord::decode(line.as_bytes()).expect("its line decodes");
     Ok(serde_json::from_str(&line).expect("json"))
@@ -91,7 +91,7 @@ fn numbers_stay_verbatim_where_no_column_takes_them() {
     let body = r#"{"event":"x","properties":{"a":1.10,"b":12345678901234567890123,"revenue":1.23456,"total":1e400}}"#;
     let opened = Body::open(body, Some(Call::Track)).expect("opens");
     let received = Received { app_id: "shop", at: Timestamp::parse(RECEIVED).expect("time") };
-    let event = opened.decode(opened.messages()[0], received).expect("decodes");
+    let event = opened.decode(&opened.messages()[0], received).expect("decodes");
     assert_eq!(
         event.properties.expect("properties").get(),
         r#"{"a":1.10,"b":12345678901234567890123,"revenue":1.23456,"total":1e400}"#

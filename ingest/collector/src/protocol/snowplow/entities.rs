@@ -6,12 +6,12 @@
 
 use std::borrow::Cow;
 
-use clickmill_schemas::{Event, Item, RawJson};
+use clickmill_schemas::{Event, Item, Json, ObjectBuilder, RawJson};
 
 use crate::protocol::columns::{
     Column, Fields, ItemColumn, ItemFields, Numbers, take, take_currency, take_item,
 };
-use crate::protocol::json::{Object, elements, text, write_key};
+use crate::protocol::json::{Object, elements, text};
 use crate::protocol::segment::event_name;
 
 /// `type` of `snowplow_ecommerce_action`, and its canonical name.
@@ -148,32 +148,37 @@ pub(super) fn take_event<'a>(
 /// `terms` is a list: as one text it is not what was sent, so it stays as well.
 fn search_terms(data: &Object<'_>) -> Option<Cow<'static, str>> {
     let terms = elements(data.get("terms")?)?;
-    let terms: Vec<Cow<'_, str>> = terms.into_iter().filter_map(text).collect();
+    let terms: Vec<Cow<'_, str>> = terms.iter().filter_map(text).collect();
     (!terms.is_empty()).then(|| terms.join(" ").into())
 }
 
 /// Takes the columns of all entities; what is left of them, with their schemas.
-pub(super) fn take_all<'a>(event: &mut Event<'a>, contexts: &'a str, kind: &str) -> Vec<String> {
-    let Ok(outer) = Object::parse_text(contexts) else { return vec![contexts.to_owned()] };
-    let Some(sent) = outer.get("data").and_then(elements) else { return vec![contexts.to_owned()] };
+pub(super) fn take_all<'a>(
+    event: &mut Event<'a>,
+    contexts: &'a str,
+    kind: &str,
+) -> Vec<RawJson<'a>> {
+    // It was read once, when the request was opened.
+    let Ok(json) = Json::parse(contexts) else { return Vec::new() };
+    let Some(sent) = Object::of(&json).and_then(|outer| outer.get("data").and_then(elements))
+    else {
+        return vec![RawJson::from_json(&json)];
+    };
     let mut kept = Vec::new();
     for entity in sent {
-        let parsed = Object::parse(entity);
+        let parsed = Object::of(&entity);
         let schema = parsed.as_ref().and_then(|entity| entity.text("schema"));
-        let data = parsed.as_ref().and_then(|entity| entity.get("data")).and_then(Object::parse);
+        let data = parsed.as_ref().and_then(|entity| entity.get("data")).and_then(Object::of);
         let (Some(schema), Some(mut data)) = (schema, data) else {
-            kept.push(clickmill_schemas::compact(entity.get()).into_owned());
+            kept.push(RawJson::from_json(&entity));
             continue;
         };
         take_entity(event, &schema, &mut data, kind);
         if !data.is_empty() {
-            let mut out = "{\"schema\":".to_owned();
-            out.push_str(&serde_json::to_string(&schema).unwrap_or_default());
-            out.push(',');
-            write_key(&mut out, "data");
-            data.write(&mut out);
-            out.push('}');
-            kept.push(out);
+            let mut out = ObjectBuilder::default();
+            out.text("schema", &schema);
+            out.raw("data", &data.to_raw());
+            kept.push(out.finish());
         }
     }
     kept
@@ -198,9 +203,7 @@ fn take_entity<'a>(event: &mut Event<'a>, schema: &str, data: &mut Object<'a>, k
         // Another transaction than the event's own stands in an error.
         (ECOMMERCE, "transaction_error") => {}
         (SNOWPLOW, "gdpr" | "consent_preferences") if event.consent.is_none() => {
-            let mut out = String::new();
-            data.write(&mut out);
-            event.consent = RawJson::parse(&out).ok().map(RawJson::into_owned);
+            event.consent = Some(data.to_raw());
             *data = Object::default();
         }
         (ECOMMERCE | SNOWPLOW, name) => {

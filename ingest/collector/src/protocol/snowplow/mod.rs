@@ -25,14 +25,11 @@ pub(crate) mod entities;
 
 use std::borrow::Cow;
 
-use clickmill_schemas::{Event, EventTime, RejectReason, Timestamp};
-use serde_json::value::RawValue;
+use clickmill_schemas::{Event, EventTime, Json, ObjectBuilder, RawJson, RejectReason, Timestamp};
 use uuid::Uuid;
 
 use super::columns::{Column, Fields, Numbers, take, take_screen};
-use super::json::{
-    Object, depth, elements, left, object_of_texts, parameters, raw_object, write_key,
-};
+use super::json::{Object, elements, left, object_of_texts, parameters, without_lone_surrogates};
 use super::privacy::decode_base64;
 use super::segment::event_name;
 use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
@@ -109,6 +106,8 @@ const NOBODY: &str = "00000000-0000-0000-0000-000000000000";
 /// One event as it came, and its embedded JSON.
 struct Part<'a> {
     sent: Cow<'a, str>,
+    /// `sent`, where it was read already.
+    json: Option<Json<'a>>,
     /// The reject's bytes, where they are not `sent`.
     query: Option<&'a str>,
     event: Option<String>,
@@ -140,35 +139,32 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
         let sent = match of_query("schema") {
             // A webhook of Iglu's: the parameters are the event's data.
             Some(schema) if of_query("e").is_none() => webhook(schema, None, &query),
-            _ => object_of_texts(query.iter().map(|(key, value)| (&**key, &**value))),
+            _ => object_of_texts(query.iter().map(|(key, value)| (&**key, &**value))).finish(),
         };
-        vec![Part::open(Cow::Owned(sent), Some(request.query))]
+        vec![Part::made(&sent, Some(request.query))]
     } else {
-        let body: &RawValue = serde_json::from_str(request.body)
+        let body = Json::parse(request.body)
             .map_err(|error| malformed(format!("the body is not JSON: {error}")))?;
-        let object = Object::parse(body);
+        let object = Object::of(&body);
         let data = object.as_ref().and_then(|object| object.get("data"));
         let schema = object.as_ref().and_then(|object| object.text("schema"));
         let is_payload = schema.as_deref().is_none_or(|schema| schema.contains("/payload_data/"));
-        match (elements(body).or_else(|| data.and_then(elements)), of_query("schema")) {
-            (Some(events), None) if is_payload => events
-                .into_iter()
-                .map(|event| Part::open(Cow::Borrowed(event.get()), None))
-                .collect(),
+        match (elements(&body).or_else(|| data.and_then(elements)), of_query("schema")) {
+            (Some(events), None) if is_payload => events.into_iter().map(Part::sent).collect(),
             // Webhooks of Iglu's: the schema stands beside the data, or in the query string.
             (Some(events), Some(schema)) => events
                 .into_iter()
-                .map(|event| Part::open(Cow::Owned(webhook(schema, Some(event), &query)), None))
+                .map(|event| Part::made(&webhook(schema, Some(&event), &query), None))
                 .collect(),
             (None, Some(schema)) => {
-                vec![Part::open(Cow::Owned(webhook(schema, Some(body), &query)), None)]
+                vec![Part::made(&webhook(schema, Some(&body), &query), None)]
             }
             (_, None) if schema.is_some() && data.is_some() && !is_payload => {
                 let schema = schema.unwrap_or_default();
-                vec![Part::open(Cow::Owned(webhook(&schema, data, &query)), None)]
+                vec![Part::made(&webhook(&schema, data, &query), None)]
             }
             (None, None) if object.as_ref().is_some_and(|object| object.contains("e")) => {
-                vec![Part::open(Cow::Borrowed(body.get()), None)]
+                vec![Part::sent(body)]
             }
             _ => {
                 let detail = "the body is no payload_data with an array `data`";
@@ -176,10 +172,9 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
             }
         }
     };
-    let write_key = of_query("aid").map(str::to_owned).or_else(|| {
-        let first = Object::parse_text(&parts.first()?.sent).ok()?;
-        first.text("aid").map(Cow::into_owned)
-    });
+    let write_key = of_query("aid")
+        .map(str::to_owned)
+        .or_else(|| parts.first()?.params()?.text("aid").map(Cow::into_owned));
     Ok(Box::new(Parts {
         parts,
         write_key,
@@ -197,15 +192,15 @@ fn open_redirect<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, R
     let target = query.iter().position(|(key, _)| key == "u").map(|at| query.remove(at).1);
     let target = target
         .ok_or_else(|| Refusal::new(RejectReason::MissingField, "a redirect needs a URL `u`"))?;
-    let data = object_of_texts([("uri", &*target)]);
-    let event = described_text(SCHEMA, &data);
+    let event = described(SCHEMA, &object_of_texts([("uri", &*target)]).finish());
     let mut sent = object_of_texts(
         query.iter().filter(|(key, _)| key != "e").map(|(key, value)| (&**key, &**value)),
     );
     append(&mut sent, &event);
+    let sent = sent.finish();
     let write_key = query.iter().find(|(key, _)| key == "aid").map(|(_, id)| id.to_string());
     Ok(Box::new(Parts {
-        parts: vec![Part::open(Cow::Owned(sent), Some(request.query))],
+        parts: vec![Part::made(&sent, Some(request.query))],
         write_key,
         user_agent: request.user_agent,
         referer: request.referer,
@@ -215,21 +210,19 @@ fn open_redirect<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, R
 }
 
 /// The `ue_pr` of an event of `schema`.
-fn described_text(schema: &str, data: &str) -> String {
-    // A string always serialises.
-    let schema = serde_json::to_string(schema).unwrap_or_default();
-    format!("{{\"schema\":\"\",\"data\":{{\"schema\":{schema},\"data\":{data}}}}}")
+fn described(schema: &str, data: &RawJson<'_>) -> RawJson<'static> {
+    let (mut inner, mut outer) = (ObjectBuilder::default(), ObjectBuilder::default());
+    inner.text("schema", schema);
+    inner.raw("data", data);
+    outer.text("schema", "");
+    outer.raw("data", &inner.finish());
+    outer.finish()
 }
 
-/// Adds `e` and `ue_pr` to an object's text.
-fn append(object: &mut String, event: &str) {
-    object.pop();
-    if object.len() > 1 {
-        object.push(',');
-    }
-    object.push_str("\"e\":\"ue\",\"ue_pr\":");
-    object.push_str(&serde_json::to_string(event).unwrap_or_default());
-    object.push('}');
+/// Adds `e` and `ue_pr`.
+fn append(object: &mut ObjectBuilder, event: &RawJson<'_>) {
+    object.text("e", "ue");
+    object.text("ue_pr", event.get());
 }
 
 /// A self-describing event of `schema`, in the parameters that a tracker would
@@ -237,9 +230,9 @@ fn append(object: &mut String, event: &str) {
 /// the rest, where there is no `data`, is the data.
 fn webhook(
     schema: &str,
-    data: Option<&RawValue>,
+    data: Option<&Json<'_>>,
     query: &[(Cow<'_, str>, Cow<'_, str>)],
-) -> String {
+) -> RawJson<'static> {
     const OF_TRACKER: &[&str] = &["aid", "p", "eid", "nuid"];
     let own = |(key, _): &&(Cow<'_, str>, Cow<'_, str>)| OF_TRACKER.contains(&&**key);
     let pairs = |wanted: &[&(Cow<'_, str>, Cow<'_, str>)]| {
@@ -251,30 +244,53 @@ fn webhook(
                 .iter()
                 .filter(|pair| !own(pair) && pair.0 != "schema" && pair.0 != "writeKey")
                 .collect();
-            pairs(&rest)
+            pairs(&rest).finish()
         },
-        |data| data.get().to_owned(),
+        |data| RawJson::from_json(data).into_owned(),
     );
     let tracker: Vec<_> = query.iter().filter(own).collect();
     let mut out = pairs(&tracker);
-    append(&mut out, &described_text(schema, &data));
-    out
+    append(&mut out, &described(schema, &data));
+    out.finish()
 }
 
 impl<'a> Part<'a> {
-    fn open(sent: Cow<'a, str>, query: Option<&'a str>) -> Self {
-        let found = Object::parse_text(&sent)
-            .map_err(|_| Refusal::new(RejectReason::Malformed, "an event is no JSON object"))
-            .and_then(|params| {
-                Ok((embedded(&params, "ue_pr", "ue_px")?, embedded(&params, "co", "cx")?))
-            });
+    /// What stands in a body.
+    fn sent(json: Json<'a>) -> Self {
+        Self::open(Cow::Borrowed(json.get()), Some(json), None)
+    }
+
+    /// What was put together here, of a query string or a webhook's body.
+    fn made(sent: &RawJson<'_>, query: Option<&'a str>) -> Self {
+        Self::open(Cow::Owned(sent.get().to_owned()), None, query)
+    }
+
+    fn open(sent: Cow<'a, str>, json: Option<Json<'a>>, query: Option<&'a str>) -> Self {
+        let mut part = Self { sent, json, query, event: None, entities: None, refused: None };
+        let found = part.params().ok_or_else(no_object).and_then(|params| {
+            Ok((embedded(&params, "ue_pr", "ue_px")?, embedded(&params, "co", "cx")?))
+        });
         match found {
-            Ok((event, entities)) => Self { sent, query, event, entities, refused: None },
-            Err(refusal) => {
-                Self { sent, query, event: None, entities: None, refused: Some(refusal) }
-            }
+            Ok(found) => (part.event, part.entities) = found,
+            Err(refusal) => part.refused = Some(refusal),
+        }
+        part
+    }
+
+    fn params(&self) -> Option<Object<'_>> {
+        Object::of(&self.json()?)
+    }
+
+    fn json(&self) -> Option<Json<'_>> {
+        match &self.json {
+            Some(json) => Some(json.clone()),
+            None => Json::parse(&self.sent).ok(),
         }
     }
+}
+
+fn no_object() -> Refusal {
+    Refusal::new(RejectReason::Malformed, "an event is no JSON object")
 }
 
 /// The JSON text in `plain`, or in base64 in `coded`.
@@ -290,14 +306,11 @@ fn embedded(params: &Object<'_>, plain: &str, coded: &str) -> Result<Option<Stri
     } else {
         return Ok(None);
     };
-    if serde_json::from_str::<&RawValue>(&text).is_err() {
-        return Err(invalid(key, "JSON"));
-    }
-    if depth(&text) > MAX_DEPTH {
+    if Json::parse(&text).map_err(|_| invalid(key, "JSON"))?.depth() > MAX_DEPTH {
         return Err(invalid(key, "flat enough: it is nested too deep"));
     }
     // Half surrogate pairs were replaced in the outer text only.
-    Ok(Some(super::json::without_lone_surrogates(&text).into_owned()))
+    Ok(Some(without_lone_surrogates(&text).into_owned()))
 }
 
 impl Opened for Parts<'_> {
@@ -337,12 +350,12 @@ impl Parts<'_> {
         part: &'e Part<'_>,
         received: Received<'e>,
     ) -> Result<Event<'e>, Refusal> {
-        if depth(&part.sent) > MAX_DEPTH {
+        let json = part.json().ok_or_else(no_object)?;
+        if json.depth() > MAX_DEPTH {
             let detail = format!("nested deeper than {MAX_DEPTH} levels");
             return Err(Refusal::new(RejectReason::InvalidField, detail));
         }
-        let mut params = Object::parse_text(&part.sent)
-            .map_err(|_| Refusal::new(RejectReason::Malformed, "an event is no JSON object"))?;
+        let mut params = Object::of(&json).ok_or_else(no_object)?;
         let kind = params.take_text("e").ok_or_else(|| {
             Refusal::new(RejectReason::MissingField, "`e`, the kind of event, is missing")
         })?;
@@ -393,7 +406,7 @@ impl Parts<'_> {
                 entities::take_legacy_item(&mut event, &mut properties);
             }
             "ue" => {
-                let (sent_schema, data) = described(part.event.as_deref())?;
+                let (sent_schema, data) = self_described(part.event.as_deref())?;
                 properties = entities::take_event(&mut event, &sent_schema, data, properties);
                 schema = Some(sent_schema);
             }
@@ -416,7 +429,7 @@ impl Parts<'_> {
     /// The items of a legacy transaction that came along with it.
     fn add_legacy_items<'e>(&'e self, event: &mut Event<'e>) {
         for part in &self.parts {
-            let Ok(mut params) = Object::parse_text(&part.sent) else { continue };
+            let Some(mut params) = part.params() else { continue };
             let of_order = params.text("ti_id").is_some() && params.text("ti_id") == event.order_id;
             if of_order && params.text("e").as_deref() == Some("ti") {
                 entities::take_legacy_item(event, &mut params);
@@ -458,7 +471,7 @@ fn take_platform<'a>(event: &mut Event<'a>, params: &mut Object<'a>) {
 }
 
 /// The schema and data inside of an `unstruct_event`.
-fn described(event: Option<&str>) -> Result<(Cow<'_, str>, Object<'_>), Refusal> {
+fn self_described(event: Option<&str>) -> Result<(Cow<'_, str>, Object<'_>), Refusal> {
     let missing = || {
         Refusal::new(RejectReason::MissingField, "a self-describing event needs `ue_pr` or `ue_px`")
     };
@@ -467,42 +480,27 @@ fn described(event: Option<&str>) -> Result<(Cow<'_, str>, Object<'_>), Refusal>
             "a self-describing event needs `data` with a text `schema` and an object `data`";
         Refusal::new(RejectReason::InvalidField, detail)
     };
-    let outer = Object::parse_text(event.ok_or_else(missing)?).map_err(|_| invalid())?;
-    let inner = outer.get("data").and_then(Object::parse).ok_or_else(invalid)?;
+    let outer = Object::parse(event.ok_or_else(missing)?).ok_or_else(invalid)?;
+    let inner = outer.get("data").and_then(Object::of).ok_or_else(invalid)?;
     let schema = inner.text("schema").ok_or_else(invalid)?;
-    let data = inner.get("data").and_then(Object::parse).ok_or_else(invalid)?;
+    let data = inner.get("data").and_then(Object::of).ok_or_else(invalid)?;
     Ok((schema, data))
 }
 
 fn finish_context(
     schema: Option<&str>,
-    entities: &[String],
+    entities: &[RawJson<'_>],
     params: &Object<'_>,
-) -> Option<clickmill_schemas::RawJson<'static>> {
-    let mut out = "{".to_owned();
+) -> Option<RawJson<'static>> {
+    let mut out = ObjectBuilder::default();
     if let Some(schema) = schema {
-        write_key(&mut out, "schema");
-        out.push_str(&serde_json::to_string(schema).unwrap_or_default());
+        out.text("schema", schema);
     }
     if !entities.is_empty() {
-        if out.len() > 1 {
-            out.push(',');
-        }
-        write_key(&mut out, "entities");
-        out.push('[');
-        out.push_str(&entities.join(","));
-        out.push(']');
+        out.array("entities", entities);
     }
-    if !params.is_empty() {
-        if out.len() > 1 {
-            out.push(',');
-        }
-        let mut rest = String::new();
-        params.write(&mut rest);
-        out.push_str(&rest[1..rest.len() - 1]);
-    }
-    out.push('}');
-    if out == "{}" { None } else { raw_object(&out) }
+    params.build(&mut out);
+    (!out.is_empty()).then(|| out.finish())
 }
 
 #[cfg(test)]
