@@ -27,6 +27,8 @@ mod backoff;
 mod collector;
 pub mod commerce;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod layer;
 pub mod metrics;
 mod observe;

@@ -26,7 +26,7 @@ use super::columns::{
 };
 use super::json::{Object, depth, elements, is_number, left, parameters, raw_object, write_key};
 use super::segment::event_name;
-use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
+use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request, check_shared};
 
 /// `source_protocol` of its events.
 pub const PROTOCOL: &str = "ga4";
@@ -158,6 +158,8 @@ pub(crate) const ITEM_CODES: &[(&str, &str)] = &[
 ];
 /// Codes whose values are numbers.
 const NUMBER_CODES: &[&str] = &["pr", "qt", "ds", "lp"];
+/// Own parameters of an item whose value has not come yet. Google takes 27 in all.
+const MAX_OPEN_KEYS: usize = 100;
 
 /// The canonical name of Google's `sent`.
 fn canonical(sent: &str) -> &'static str {
@@ -206,6 +208,8 @@ fn open_measurement<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>
     }
     let mut shared = String::new();
     whole.write(&mut shared);
+    let of_all = [user, consent].into_iter().flatten().map(|raw| raw.get().len()).sum::<usize>();
+    check_shared(events.len(), shared.len() + of_all)?;
     let parts = events
         .into_iter()
         .map(|raw| {
@@ -258,6 +262,7 @@ fn take_micros(from: &mut Object<'_>) -> Option<Timestamp> {
 fn open_gtag<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
     let lines: Vec<&str> =
         request.body.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    check_shared(lines.len(), request.around_bytes())?;
     let hits: Vec<Cow<'a, str>> = if lines.is_empty() {
         vec![Cow::Borrowed(request.query)]
     } else {
@@ -367,6 +372,9 @@ fn item_json(value: &str) -> Option<String> {
                 item.text(name, value);
             }
         } else if let Some(number) = code.strip_prefix('k') {
+            if own.len() == MAX_OPEN_KEYS {
+                return None;
+            }
             own.push((number, value));
         } else if let Some(number) = code.strip_prefix('v') {
             let at = own.iter().rposition(|(known, _)| *known == number)?;

@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::json::{Object, depth, elements, is_number, raw_object, text, write_key};
-use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
+use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request, check_shared};
 
 pub use names::event_name;
 
@@ -205,6 +205,9 @@ impl<'a> Body<'a> {
             reason: RejectReason::InvalidField,
             detail: "`batch` is no array".to_owned(),
         })?;
+        let both = [object.get("context"), object.get("integrations")];
+        let shared_bytes = both.into_iter().flatten().map(|raw| raw.get().len()).sum();
+        check_shared(messages.len(), shared_bytes)?;
         let shared = Shared {
             context: object.get("context").and_then(Object::parse).unwrap_or_default(),
             integrations: object.get("integrations"),
