@@ -113,7 +113,9 @@ def bounded(program, name, seconds):
     if outcome.returncode != 0:
         saved = [line.split()[-1] for line in lines if "Test unit written to" in line]
         where = f"saved as {saved[-1]}\n" if saved else ""
-        return False, where + "\n".join(lines[-REPORTED_LINES:])
+        # From what broke on; else (a time-out, a signal) the end.
+        broke = next((at for at, line in enumerate(lines) if "panicked at" in line), len(lines) - REPORTED_LINES)
+        return False, where + "\n".join(lines[max(broke, 0):][:REPORTED_LINES])
     runs = re.search(r"number_of_executed_units: (\d+)", outcome.stdout)
     coverage = re.findall(r"cov: (\d+)", outcome.stdout)
     return True, f"{runs.group(1) if runs else '?'} inputs, coverage {coverage[-1] if coverage else '?'}"
@@ -121,7 +123,7 @@ def bounded(program, name, seconds):
 
 def fuzz(program, name, arguments, **options):
     command = [str(program), *(str(argument) for argument in arguments)]
-    return subprocess.run(command, env=dict(os.environ, FUZZ_TARGET=name), check=False, **options)
+    return subprocess.run(command, env=dict(os.environ, FUZZ_TARGET=name, RUST_BACKTRACE="0"), check=False, **options)
 
 
 if __name__ == "__main__":

@@ -212,18 +212,19 @@ fn the_cost_of_events_is_that_of_their_records_and_far_less_together() {
     };
     // Batches of 100, 1,000 and 10,000 events.
     let alone = |billed: &str| -> Vec<(usize, String, usize)> {
-        [200, 40, 40].into_iter().map(|calls| (20_000, billed.to_owned(), calls)).collect()
+        let calls = [10_000, 2_000, 2_000].into_iter();
+        calls.map(|calls| (1_000_000, billed.to_owned(), calls)).collect()
     };
-    assert_eq!(of("Kinesis", "one each"), alone("20000 units"));
-    assert_eq!(of("Firehose", "one each"), alone("102 MB"));
+    assert_eq!(of("Kinesis", "one each"), alone("1000000 units"));
+    assert_eq!(of("Firehose", "one each"), alone("5120 MB"));
     let aggregated = of("Kinesis", "aggregated");
     assert_eq!(aggregated.len(), 3);
     for (records, billed, _) in aggregated {
         let units: usize = billed.strip_suffix(" units").expect("units").parse().expect("a number");
-        assert!(records * 10 < 20_000 && units * 10 < 20_000, "{text}");
+        assert!(records * 10 < 1_000_000 && units * 10 < 1_000_000, "{text}");
     }
     for (records, billed, _) in of("Firehose", "shared records") {
         let megabytes: f64 = billed.strip_suffix(" MB").expect("MB").parse().expect("a number");
-        assert!(records * 50 < 20_000 && megabytes < 30.0, "{text}");
+        assert!(records * 50 < 1_000_000 && megabytes < 1_500.0, "{text}");
     }
 }

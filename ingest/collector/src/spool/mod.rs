@@ -49,6 +49,7 @@ pub(crate) mod hostile;
 mod model;
 #[cfg(any(test, fuzzing))]
 #[cfg_attr(not(test), allow(dead_code, reason = "the tests use more of it"))]
+#[allow(clippy::expect_used, reason = "a broken property panics")]
 mod simulated;
 #[cfg(test)]
 mod tests;
