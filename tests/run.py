@@ -2,7 +2,7 @@
 """Everything that must hold, by one command; needs Rust and Python 3.9, nothing else.
 
     python3 tests/run.py                     all phases
-    python3 tests/run.py --only pipeline     one phase: fmt, clippy, rust or pipeline (repeatable)
+    python3 tests/run.py --only pipeline     one phase: fmt, clippy, rust, pipeline or fuzz (repeatable)
     python3 tests/run.py --only pipeline -k killed
                                              only tests with that text in their name
     python3 tests/run.py --bin PATH          test that binary, build none
@@ -27,7 +27,8 @@ import time
 import venv
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-import servers  # noqa: E402  (it lies beside this file)
+import fuzz  # noqa: E402  (they lie beside this file)
+import servers  # noqa: E402
 
 ROOT = servers.ROOT
 HOME = ROOT / ".env" / "tests"
@@ -40,7 +41,7 @@ CLIENTS = ROOT / "tests" / "clients" / "package.json"
 # Unpacks the browser that npm's @sparticuz/chromium carries, and says where it is.
 UNPACK = "import('@sparticuz/chromium').then(({default: c}) => c.executablePath()).then(console.log)"
 
-PHASES = ("fmt", "clippy", "rust", "pipeline")
+PHASES = ("fmt", "clippy", "rust", "pipeline", "fuzz")
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
 
 
@@ -72,10 +73,10 @@ def main():
     os.environ.setdefault("CARGO_TERM_COLOR", "never")
     tally = Tally()
     if "fmt" in wanted:
-        phase("fmt", lambda: tally.check(cargo("fmt", "--all", "--check")))
+        phase("fmt", lambda: tally.check(
+            cargo("fmt", "--all", "--check") & cargo("fmt", "--check", "--manifest-path", "tests/fuzz/Cargo.toml")))
     if "clippy" in wanted:
-        phase("clippy", lambda: tally.check(
-            cargo("clippy", "--workspace", "--all-targets", "--", "-D", "warnings")))
+        phase("clippy", lambda: clippy(tally))
     if "rust" in wanted or ("pipeline" in wanted and not arguments.bin):
         built = phase("build", lambda: build(with_tests="rust" in wanted))
         if not built:
@@ -89,6 +90,8 @@ def main():
             if "pipeline" in wanted:
                 binary = arguments.bin or ROOT / "target" / "debug" / "clickmill"
                 phase("pipeline", lambda: pipeline(tally, environment, binary, arguments.k))
+    if "fuzz" in wanted and not arguments.k:
+        phase("fuzz", lambda: tally.add(*fuzz.run(fuzz.targets(), fuzz.SECONDS_A_TARGET), 0))
     return finish(tally)
 
 
@@ -114,6 +117,12 @@ def cargo(*arguments, **options):
     except FileNotFoundError:
         print("cargo is not on the PATH: install Rust, see rustup.rs", file=sys.stderr)
         return False
+
+
+def clippy(tally):
+    """The workspace, and the collector as a web server embeds it without AWS' SDKs."""
+    for crates in (["--workspace"], ["--package", "clickmill-collector", "--no-default-features"]):
+        tally.check(cargo("clippy", *crates, "--all-targets", "--locked", "--", "-D", "warnings"))
 
 
 def build(with_tests):

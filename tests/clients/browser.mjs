@@ -1,7 +1,9 @@
 // Headless Chromium on one page, led from outside.
 //
-//     node browser.mjs CHROMIUM PAGE_URL
+//     node browser.mjs CHROMIUM PAGE_URL [HEADERS]
 //
+// HEADERS, a JSON object, go with every request: what a setting of the browser
+// would add (DNT, Sec-GPC), and no script can.
 // Prints one JSON line for each thing that the page reports (pages/page.js).
 // Each line on stdin is an expression that the page evaluates; at its end the
 // browser is closed. What the page throws, and failed scripts, go to stderr.
@@ -15,7 +17,7 @@ import { createInterface } from 'node:readline'
 const require = createRequire(join(process.cwd(), 'package.json'))
 const puppeteer = require('puppeteer-core')
 
-const [executablePath, url] = process.argv.slice(2)
+const [executablePath, url, headers = '{}'] = process.argv.slice(2)
 const browser = await puppeteer.launch({
   executablePath,
   headless: 'shell',
@@ -23,6 +25,7 @@ const browser = await puppeteer.launch({
   args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run'],
 })
 const page = await browser.newPage()
+await page.setExtraHTTPHeaders(JSON.parse(headers))
 page.on('console', (message) => {
   const text = message.text()
   if (text.startsWith('report:')) console.log(text.slice('report:'.length))

@@ -80,14 +80,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Page:
     """One page, open until `close`; what it reported is in `sent` (ids) and `reports` (the rest)."""
 
-    def __init__(self, path, **parameters):
+    def __init__(self, path, headers=None, **parameters):
+        """`headers` go with every request of the browser."""
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         self.shop = f"http://localhost:{self.server.server_port}"
         self.url = f"{self.shop}/{path}?{urllib.parse.urlencode(parameters)}"
         self.process = subprocess.Popen(  # pylint: disable=consider-using-with
-            [support.NODE, str(support.CLIENTS / "browser.mjs"), support.CHROMIUM, self.url], cwd=support.NPM,
+            [support.NODE, str(support.CLIENTS / "browser.mjs"), support.CHROMIUM, self.url,
+             json.dumps(headers or {})], cwd=support.NPM,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.sent, self.reports, self.errors = [], [], []
         self.readers = [threading.Thread(target=self._read, daemon=True),

@@ -9,6 +9,8 @@ events, in the order of their arrival; then all pass:
     crash   kill -9 in the middle of the request, no answer; the collector is
             started again on the same spool before the next request goes on
     lose    the collector stores it, the answer is lost
+    restart SIGTERM just before the request, which may still be taken; the collector
+            must end in order, and is started again before the next request goes on
 
 So a test does not depend on how fast either side is. Preflights, settings,
 scripts and health always pass.
@@ -91,6 +93,8 @@ class Front:
                 self.collector.kill()
                 self.collector = self.start()
             port = self.collector.port
+            if action == "restart":
+                return self.restart(request, body)
         if action == "crash":
             return drop(request)
         if action == "refuse":
@@ -102,9 +106,27 @@ class Front:
             return drop(request)
         if action == "lose":
             return drop(request)
+        with self.lock:
+            self.note(request, body, status)
+        return send(request, status, headers, answer)
+
+    def note(self, request, body, status):
         if status == 200 and carries_events(request):
-            with self.lock:
-                self.acknowledged += [request.path.encode(), body]
+            self.acknowledged += [request.path.encode(), body]
+
+    def restart(self, request, body):
+        """With the lock: everybody else waits for the new collector."""
+        self.collector.process.terminate()
+        try:
+            status, headers, answer = forward(request, body, self.collector.port)
+        except (OSError, http.client.HTTPException):
+            # It does not listen any more.
+            status = None
+        self.collector.stop()
+        self.collector = self.start()
+        if status is None:
+            return drop(request)
+        self.note(request, body, status)
         return send(request, status, headers, answer)
 
     def refuse(self, request):

@@ -140,8 +140,8 @@ def died_at(point, *arguments, cwd=None):
 class Collector:
     """`clickmill collect` or `up`, listening."""
 
-    def __init__(self, verb, *arguments, env=None, cwd=None, wrapper=(), restore_signals=True):
-        command = [*wrapper, BIN, verb, "--listen", "127.0.0.1:0", *map(str, arguments)]
+    def __init__(self, verb, *arguments, env=None, cwd=None, wrapper=(), restore_signals=True, program=BIN):
+        command = [*wrapper, str(program), verb, "--listen", "127.0.0.1:0", *map(str, arguments)]
         self.process = subprocess.Popen(command, cwd=cwd, env=environment(**(env or {})),
                                         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, restore_signals=restore_signals)

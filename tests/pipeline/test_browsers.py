@@ -1,5 +1,7 @@
 """The vendors' browser SDKs, unmodified, on another origin than the collector's, through failures and on leaving."""
 
+import json
+
 import browser
 import front
 import test_sdks
@@ -8,12 +10,14 @@ import test_sdks
 class Browser(test_sdks.Sdk):
     """Opens a page, lets it send, lets it leave, and reads what came of it."""
 
-    def visit(self, path, plan, again=False, **parameters):
+    def visit(self, path, plan, again=False, config="", headers=None, **parameters):
         """`again`: the visitor returns, which is when that SDK sends what it could not on leaving."""
-        lake, spool = self.folder / "lake", self.folder / "spool"
-        between = front.Front(lambda: self.collector("--lake", lake, "--spool", spool), plan)
+        lake, file = self.folder / "lake", self.folder / "clickmill.toml"
+        file.write_text(config, encoding="utf-8")
+        arguments = ("--config", file, "--lake", lake, "--spool", self.folder / "spool")
+        between = front.Front(lambda: self.collector(*arguments), plan)
         self.addCleanup(between.server.server_close)
-        page = browser.Page(path, collector=between.url, **parameters)
+        page = browser.Page(path, headers, collector=between.url, **parameters)
         self.addCleanup(page.release)
         tracked = page.said("tracked")
         page.until(lambda: len(page.ids) >= tracked, "the page has told every id")
@@ -64,6 +68,35 @@ class Segment(Browser):
     def test_analytics_next_delivers_all_in_batches_through_a_crash_and_503(self):
         page, rows = self.visit("segment.html", ["pass", "refuse", "crash"], mode="batching")
         self.check_segment(page, rows, "segment", ())
+
+
+@browser.needed
+class Signals(Browser):
+    """DNT and GPC as headers of a browser's requests, of pages and SDK alike."""
+
+    COOKIE = "[collector.cookie]\n"
+
+    def rows_of(self, config="", **headers):
+        page, rows = self.visit("segment.html", [], config=config + self.COOKIE, headers=headers, mode="standard")
+        self.assertGreater(len(page.sent), 30)
+        return list(rows.values())
+
+    def test_without_a_signal_the_browser_keeps_the_collectors_cookie(self):
+        networks = {row["network_id"] for row in self.rows_of()}
+        self.assertEqual(len(networks), 1)
+        self.assertNotIn(None, networks)
+
+    def test_dnt_and_gpc_are_recorded_and_no_cookie_is_set(self):
+        for row in self.rows_of(**{"DNT": "1", "Sec-GPC": "1"}):
+            self.assertEqual(json.loads(row["consent"]), {"dnt": True, "gpc": True})
+            self.assertIsNone(row["network_id"])
+            self.assertIsNotNone(row["anonymous_id"])
+
+    def test_with_respect_dnt_anonymous_a_signal_leaves_no_id(self):
+        for row in self.rows_of('[collector]\nrespect_dnt = "anonymous"\n', **{"Sec-GPC": "1"}):
+            self.assertEqual(json.loads(row["consent"]), {"gpc": True})
+            ids = ("network_id", "anonymous_id", "user_id", "client_session_id")
+            self.assertEqual([row[name] for name in ids], [None] * len(ids))
 
 
 @browser.needed

@@ -138,7 +138,7 @@ class Collect(support.Case):
         self.assertGreater(unshipped, 0, "no kill hit while the spool held events")
         self.finish(acknowledged)
 
-    def test_killed_at_every_named_point_every_acknowledged_event_arrives_once(self):
+    def test_kill_9_at_each_fsync_every_acknowledged_event_arrives_once(self):
         acknowledged = []
         for point in ("spool.written", "spool.synced", "raw.put", "landing.before_commit",
                       "landing.committed", "sink.landed"):

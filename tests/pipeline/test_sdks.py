@@ -34,7 +34,7 @@ COLUMNS = ["event_id", "network_id", "event_name", "source_protocol", "source_ev
            "client_session_id", "order_id", "checkout_id", "currency", "revenue", "total", "tax", "shipping",
            "coupon", "utm_source", "utm_medium", "utm_campaign", "page_url", "page_title", "referrer_url",
            "user_agent", "language", "timezone", "screen_width", "screen_height", "search_query", "list_id",
-           "promotion_id", "cart_id", "items", "properties", "context"]
+           "promotion_id", "cart_id", "items", "properties", "context", "consent"]
 
 
 class Sdk(support.Case):
@@ -138,6 +138,16 @@ class SegmentDialect(Sdk):
         # Ten retries, from 0.6 s on.
         command = [sys.executable, support.CLIENTS / "segment_python.py", "URL", self.MESSAGES]
         sent, rows = self.deliver(command, ["pass", "refuse", "refuse", "crash", "lose"])
+        self.check(sent, rows, "segment")
+
+    def test_segments_node_sdk_delivers_all_through_restarts_by_sigterm(self):
+        command = [support.NODE, support.CLIENTS / "segment_node.mjs", "URL", self.MESSAGES]
+        sent, rows = self.deliver(command, ["pass", "restart", "pass", "pass", "restart", "restart"], cwd=support.NPM)
+        self.check(sent, rows, "segment")
+
+    def test_segments_python_sdk_delivers_all_through_restarts_by_sigterm(self):
+        command = [sys.executable, support.CLIENTS / "segment_python.py", "URL", self.MESSAGES]
+        sent, rows = self.deliver(command, ["restart", "pass", "restart"])
         self.check(sent, rows, "segment")
 
     def test_segments_python_sdk_delivers_all_compressed(self):

@@ -210,7 +210,8 @@ class Aggregation(Case):
         rejects = [base64.b64decode(line["bytes_base64"]) for line in support.landed(lake, "rejects")]
         self.assertEqual(sorted(rejects), sorted(damaged))
 
-    def test_a_split_and_a_merge_during_load_lose_nothing(self):
+    def test_reshard_while_aggregating_loses_nothing(self):
+        """A split, then a merge."""
         stream = create_stream(1)
         collector = self.ship(f"kinesis={stream}", support.KINESIS)
         load = support.Load(collector.port, "load", pause=0.05)
@@ -266,7 +267,7 @@ class Faults(Case):
         collector.stop()
         return proxy, ids, lines_of(stream)
 
-    def test_only_the_records_that_were_refused_go_again(self):
+    def test_partial_failure_by_index_sends_only_the_refused_records_again(self):
         # No aggregation, and batches large enough: the first call holds what the first batch held.
         injected = [faults.Refuse([0, 3, 7]), faults.Refuse([1]), faults.Refuse([0], code="InternalFailure")]
         proxy, ids, lines = self.through(*injected, aggregate_bytes=0)
@@ -275,28 +276,36 @@ class Faults(Case):
         self.assertEqual([call.records for call in calls[1:4]], [3, 1, 1])
         self.assertEqual(sum(call.records for call in calls), len(lines) + 5)
 
-    def test_calls_that_are_refused_as_a_whole_are_made_again(self):
-        injected = [
-            faults.Error("LimitExceededException"),
-            faults.Error("ProvisionedThroughputExceededException"),
-            faults.Error("KMSThrottlingException"),
-            faults.Error("ExpiredTokenException"),
-            faults.Error("InternalFailure", status=500),
-            faults.Error("ServiceUnavailable", status=503),
-        ]
+    def assert_made_again(self, *injected):
         _, ids, lines = self.through(*injected)
         self.assert_each_once(ids, ids_in(lines), "the stream")
 
-    def test_a_key_that_somebody_has_to_put_right_stops_nothing_for_good(self):
-        _, ids, lines = self.through(faults.Error("KMSDisabledException"))
-        self.assert_each_once(ids, ids_in(lines), "the stream")
+    def test_whole_call_throttle_is_waited_out(self):
+        self.assert_made_again(faults.Error("LimitExceededException"),
+                               faults.Error("ProvisionedThroughputExceededException"))
 
-    def test_an_answer_that_is_lost_repeats_its_records_and_loses_none(self):
-        injected = [faults.LoseReply(), faults.Truncate(), faults.Hang(), faults.Hang(forwards=False)]
+    def test_errors_of_the_service_are_waited_out(self):
+        self.assert_made_again(faults.Error("InternalFailure", status=500),
+                               faults.Error("ServiceUnavailable", status=503))
+
+    def test_credentials_that_expire_are_waited_out(self):
+        self.assert_made_again(faults.Error("ExpiredTokenException"))
+
+    def test_kms_errors_stop_nothing_for_good(self):
+        # The first passes by itself; the other is somebody's to put right, and asked for every 30 s.
+        self.assert_made_again(faults.Error("KMSThrottlingException"), faults.Error("KMSDisabledException"))
+
+    def assert_repeated(self, *injected):
         _, ids, lines = self.through(*injected, call_timeout_ms=700)
         counts = collections.Counter(ids_in(lines))
         self.assertEqual(set(counts), set(ids))
         self.assertGreater(max(counts.values()), 1, "no answer was lost")
+
+    def test_success_with_a_lost_response_repeats_its_records_and_loses_none(self):
+        self.assert_repeated(faults.LoseReply(), faults.Truncate())
+
+    def test_time_out_mid_batch_repeats_its_records_and_loses_none(self):
+        self.assert_repeated(faults.Hang(), faults.Hang(forwards=False))
 
     def test_repeated_records_are_one_row_each(self):
         stream = create_stream(1)
@@ -314,7 +323,7 @@ class Faults(Case):
         self.clickmill("etl", "run", "--lake", lake)
         self.assert_each_once(ids, support.event_ids(lake))
 
-    def test_a_hot_shard_does_not_hold_up_the_others(self):
+    def test_hot_shard_does_not_hold_up_the_others(self):
         stream = create_stream(2)
         proxy = self.proxy()
         hot = threading.Event()
@@ -341,7 +350,7 @@ class Faults(Case):
         _, ids, lines = self.through(faults.Error("AccessDeniedException"), operation="ListShards")
         self.assert_each_once(ids, ids_in(lines), "the stream")
 
-    def test_a_record_over_the_streams_cap_becomes_a_reject(self):
+    def test_record_over_size_becomes_a_reject(self):
         stream = create_stream(1)
         collector = self.ship(f"kinesis={stream}", support.KINESIS, max_record_bytes=8_192)
         self.send(collector, ["fits"], filler="x" * 4_000)
@@ -354,7 +363,15 @@ class Faults(Case):
         self.assertEqual((reject["reason"], reject["wal_seq"]), ("too_large", 2))
         self.assertIn(b'"large"', base64.b64decode(reject["bytes_base64"]))
 
-    def test_an_outage_longer_than_the_spool_refuses_events_and_ends_without_a_restart(self):
+    def test_batch_over_size_goes_in_several_calls(self):
+        limits = {"max_call_records": 7, "max_call_bytes": 20_000, "aggregate_bytes": 0}
+        proxy, ids, lines = self.through(**limits)
+        self.assert_each_once(ids, ids_in(lines), "the stream")
+        records = [call.records for call in proxy.calls("PutRecords")]
+        self.assertEqual(sum(records), len(lines))
+        self.assertEqual(max(records), 7)
+
+    def test_endpoint_down_longer_than_the_spool_holds_refuses_events_and_ends_without_a_restart(self):
         stream = create_stream(1)
         proxy = self.proxy()
         proxy.down()
@@ -397,7 +414,7 @@ class Firehose(Case):
         self.assert_each_once(ids, ids_in(lines), "the bucket")
         self.assertLess(sum(call.records for call in proxy.calls("PutRecordBatch")) * 5, len(ids))
 
-    def test_only_the_records_that_were_refused_go_again(self):
+    def test_partial_failure_by_index_sends_only_the_refused_records_again(self):
         injected = [faults.Refuse([0, 3, 7], code="ServiceUnavailableException"),
                     faults.Refuse([1], code="InternalFailure")]
         proxy, ids, lines = self.ship_to(*injected, record_bytes=0)

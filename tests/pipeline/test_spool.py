@@ -59,7 +59,7 @@ class Spool(support.Case):
         collector.kill()
         self.assertFalse(self.spool_json("inspect", spool)["in_use"])
 
-    def test_fsck_says_where_the_damage_is_and_what_it_cost_and_the_rest_is_shipped(self):
+    def test_corrupt_spool_is_reported_by_place_and_the_rest_is_shipped(self):
         collector, spool, ids, ends = self.filled()
         collector.kill()
         last = segments(spool)[-1]
@@ -80,7 +80,7 @@ class Spool(support.Case):
         self.clickmill("etl", "run", "--lake", self.folder / "lake")
         self.assertEqual(sorted(support.event_ids(self.folder / "lake")), sorted(set(ids) - {"e11"}))
 
-    def test_a_torn_tail_is_no_damage(self):
+    def test_torn_spool_tail_is_no_damage(self):
         collector, spool, _, _ = self.filled(5)
         collector.kill()
         with segments(spool)[-1].open("ab") as segment:
@@ -231,7 +231,7 @@ class FullDisk(support.Case):
         self.clickmill("spool", "replay", "--spool", spool, "--lake", lake)
         self.assertEqual(sorted(line["event_id"] for line in support.landed(lake)), sorted([*ids, "after"]))
 
-    def test_a_file_size_limit_answers_503_and_is_recovered_from(self):
+    def test_disk_full_by_a_limit_answers_503_and_is_recovered_from(self):
         spool = self.folder / "spool"
         arguments = ("--config", write(self.folder, HELD), "--lake", self.folder / "lake", "--spool", spool)
         # Ignored, or the limit ends the process; a child inherits that.
@@ -245,7 +245,7 @@ class FullDisk(support.Case):
         self.recovers(collector, spool, lambda: resource.prlimit(pid, resource.RLIMIT_FSIZE, (60, free[1])),
                       lambda: resource.prlimit(pid, resource.RLIMIT_FSIZE, free))
 
-    def test_a_full_file_system_answers_503_and_is_recovered_from(self):
+    def test_disk_full_answers_503_and_is_recovered_from(self):
         small = self.folder / "small"
         small.mkdir()
         wrapper = with_small_disk(small)
@@ -291,4 +291,4 @@ def mounts():
 if not mounts():
     # Not a skip: what it tries is tried by the limit of file sizes as well, everywhere.
     print("test_spool: no mount is allowed here; a full disk is tried by a limit of file sizes only", flush=True)
-    del FullDisk.test_a_full_file_system_answers_503_and_is_recovered_from
+    del FullDisk.test_disk_full_answers_503_and_is_recovered_from

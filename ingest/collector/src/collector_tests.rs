@@ -118,3 +118,59 @@ async fn a_full_spool_refuses_or_drops_tracked_events_as_told() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_is_tracked_is_checked_against_the_plan_and_kept_whatever_the_outcome() {
+    let plan = |text: &str| Plan::parse(text).expect("a plan");
+    let first = r#"
+        format = 1
+        version = "1"
+        [events.purchase]
+        fields.order_id = { type = "string", required = true }
+    "#;
+    let folder = tempfile::tempdir().expect("folder");
+    let builder = Collector::builder(folder.path()).plan(plan(first));
+    let collector = builder.start().await.expect("starts");
+    let purchase = |id: &'static str, order: Option<&'static str>| {
+        let mut event = event(id);
+        event.event_name = "purchase".into();
+        event.order_id = order.map(Into::into);
+        // What somebody else once found does not count.
+        event.validation = Some("ok".into());
+        event
+    };
+    collector.track(&purchase("as-planned", Some("A-1"))).expect("tracks");
+    collector.track(&purchase("no-order", None)).expect("tracks");
+    collector.track_durable(&purchase("no-order-durable", None)).await.expect("tracks");
+    collector.set_plan(None);
+    collector.track(&purchase("no-plan", None)).expect("tracks");
+    collector.shutdown(Duration::ZERO).await;
+
+    let events = crate::spool::read_all(folder.path()).expect("reads").records;
+    let found: Vec<(String, Option<String>)> = events
+        .iter()
+        .filter(|record| record.kind == crate::sink::RecordKind::Event)
+        .map(|record| {
+            let line: serde_json::Value = serde_json::from_slice(&record.line).expect("JSON");
+            let text = |key: &str| line[key].as_str().map(str::to_owned);
+            // A key that stands there twice reads as one.
+            let line = String::from_utf8_lossy(&record.line);
+            assert_eq!(line.matches("\"validation\":").count(), 1, "{line}");
+            (text("event_id").expect("an id"), text("validation"))
+        })
+        .collect();
+    let missing = Some("missing_property:order_id".to_owned());
+    let ok = Some("ok".to_owned());
+    assert_eq!(
+        found,
+        [
+            ("as-planned".to_owned(), ok.clone()),
+            ("no-order".to_owned(), missing.clone()),
+            ("no-order-durable".to_owned(), missing),
+            ("no-plan".to_owned(), ok),
+        ]
+    );
+    let counted =
+        collector.metrics().plan_violations.with(["purchase", "missing_property:order_id"]).get();
+    assert_eq!(counted, 2);
+}

@@ -13,6 +13,7 @@ use crate::server::{
     ConnectionLimits, CookieError, DEFAULT_COOKIE_MAX_AGE, DEFAULT_COOKIE_NAME, KeySettings,
     Options, RateLimit, RespectDnt, SameSite, Secure, TrustedProxies, VisitorCookie, WriteKeys,
 };
+#[cfg(feature = "aws")]
 use crate::sink::{FirehoseSettings, KinesisSettings};
 use crate::spool::SpoolOptions;
 use crate::{BatchLimits, Durability};
@@ -124,9 +125,11 @@ pub struct CollectorConfig {
     /// Requests from one address.
     pub address_limit: Option<RateConfig>,
     /// Caps of the Kinesis sink.
+    #[cfg(feature = "aws")]
     #[serde(default)]
     pub kinesis: KinesisSettings,
     /// Caps of the Firehose sink.
+    #[cfg(feature = "aws")]
     #[serde(default)]
     pub firehose: FirehoseSettings,
 }
@@ -208,7 +211,7 @@ impl CollectorConfig {
             cookie: self.cookie.as_ref().map(CookieConfig::cookie).transpose()?,
             respect_dnt: self.respect_dnt,
             redirect_hosts: self.redirect_hosts.clone(),
-            tail_token: None,
+            ..Options::default()
         })
     }
 

@@ -17,11 +17,18 @@
 //! - [`metrics`]: what it counts, for Prometheus.
 //! - [`spool`]: the durable queue; [`sink`]: where it goes; [`protocol`]: what
 //!   clients send.
+//!
+//! # Features
+//! `aws` (default): the sinks for Kinesis and Firehose, which bring AWS' SDKs.
+//! Without it the crate has the server, the spool, the protocols and the
+//! [`Sink`](sink::Sink) trait.
 
 mod backoff;
 mod collector;
 pub mod commerce;
 mod config;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod layer;
 pub mod metrics;
 mod observe;
@@ -46,5 +53,6 @@ pub use config::{
 };
 pub use metrics::Metrics;
 pub use shipper::BatchLimits;
+#[cfg(feature = "aws")]
 pub use sink::{FirehoseSettings, KinesisSettings};
 pub use spool::OverflowPolicy;

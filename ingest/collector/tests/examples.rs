@@ -192,3 +192,39 @@ async fn the_actix_shop_records_pages_orders_and_trackers_of_one_visitor() {
     let id = visit(&shop, &trackers).await;
     assert_visit(&example.stop(), &id, &shop);
 }
+
+/// What is known without packing: an event alone is a record, a PUT payload unit of
+/// 25 KB and a step of 5 KB, and 500 records are a call.
+#[cfg(feature = "aws")]
+#[test]
+fn the_cost_of_events_is_that_of_their_records_and_far_less_together() {
+    let output = Command::new(program("cost")).arg("20000").output().expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let of = |sink: &str, how: &str| -> Vec<(usize, String, usize)> {
+        let found = rows.iter().filter(|row| row[0] == sink && row[3] == how);
+        let number = |text: &str| text.parse().expect("a number");
+        found.map(|row| (number(row[4]), row[6].to_owned(), number(row[7]))).collect()
+    };
+    // Batches of 100, 1,000 and 10,000 events.
+    let alone = |billed: &str| -> Vec<(usize, String, usize)> {
+        let calls = [10_000, 2_000, 2_000].into_iter();
+        calls.map(|calls| (1_000_000, billed.to_owned(), calls)).collect()
+    };
+    assert_eq!(of("Kinesis", "one each"), alone("1000000 units"));
+    assert_eq!(of("Firehose", "one each"), alone("5120 MB"));
+    let aggregated = of("Kinesis", "aggregated");
+    assert_eq!(aggregated.len(), 3);
+    for (records, billed, _) in aggregated {
+        let units: usize = billed.strip_suffix(" units").expect("units").parse().expect("a number");
+        assert!(records * 10 < 1_000_000 && units * 10 < 1_000_000, "{text}");
+    }
+    for (records, billed, _) in of("Firehose", "shared records") {
+        let megabytes: f64 = billed.strip_suffix(" MB").expect("MB").parse().expect("a number");
+        assert!(records * 50 < 1_000_000 && megabytes < 1_500.0, "{text}");
+    }
+}

@@ -4,10 +4,14 @@
 
 use std::time::Duration;
 
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
 use clickmill_collector::Collector;
+use clickmill_collector::layer::PageViews;
 use clickmill_collector::protocol::snowplow;
 use clickmill_collector::server::{
-    MAX_BODY_BYTES, Options, RespectDnt, SameSite, Secure, Server, VisitorCookie, WriteKeys,
+    self, MAX_BODY_BYTES, Options, RespectDnt, SameSite, Secure, Server, VisitorCookie, WriteKeys,
 };
 use clickmill_collector::sink::RecordKind;
 use clickmill_collector::spool::read_all;
@@ -321,6 +325,60 @@ async fn a_browser_gets_a_visitor_cookie_and_keeps_it() {
     let ids: Vec<Value> = server.stored().iter().map(|event| event["network_id"].clone()).collect();
     let given = pair.strip_prefix("sp=").expect("the name");
     assert_eq!(ids, [json!(given), json!(given), json!(ID), Value::Null]);
+}
+
+/// A shop with the layer around its pages and the protocols' routes beside them.
+async fn shop(options: Options) -> Running {
+    let folder = tempfile::tempdir().expect("folder");
+    let collector = Collector::builder(folder.path()).start().await.expect("starts");
+    let trackers = server::router(collector.clone(), WriteKeys::any(), options);
+    let shop = Router::new()
+        .route("/", get(|| async { Html("<h1>Tea</h1>") }))
+        .layer(PageViews::new(collector))
+        .nest("/collect", trackers);
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    tokio::spawn(async { axum::serve(listener, shop).await });
+    Running { url, folder, client: reqwest::Client::new() }
+}
+
+/// `name=value` of an answer's cookie.
+fn pair(response: &Response) -> Option<String> {
+    Some(set_cookie(response)?.split(';').next().expect("a pair").to_owned())
+}
+
+#[tokio::test]
+async fn a_visitor_has_one_id_in_page_views_and_in_what_trackers_send() {
+    for options in [Options::default(), cookie()] {
+        let shop = shop(options).await;
+        let page = shop.get("/").await;
+        let site = pair(&page).expect("the layer's cookie");
+        let id = site.strip_prefix("clickmill_id=").expect("its name").to_owned();
+        let body = json!({"event": "Product Viewed", "anonymousId": "of-the-tracker"});
+        let track = |cookie: String| {
+            let request = shop.request(Method::POST, "/collect/v1/track").body(body.to_string());
+            request.basic_auth("K", Some("")).header("Cookie", cookie).send()
+        };
+        let tracked = track(site.clone()).await.expect("answers");
+        assert_eq!(tracked.status(), 200);
+        // The protocols' own cookie, where there is one, gets the same id.
+        if let Some(own) = pair(&tracked) {
+            assert_eq!(own, format!("sp={id}"));
+            track(own).await.expect("answers");
+        }
+        let stored = shop.stored();
+        assert_eq!(stored[0]["anonymous_id"], id.as_str());
+        for event in &stored {
+            assert_eq!(event["network_id"], id.as_str(), "{event}");
+        }
+        assert!(stored.len() >= 2);
+    }
+    // Whoever objects has none, here and there.
+    let shop = shop(cookie()).await;
+    let request = shop.request(Method::POST, "/collect/v1/track").header("DNT", "1");
+    let request = request.header("Cookie", format!("clickmill_id={ID}")).basic_auth("K", Some(""));
+    request.body(r#"{"event":"x","anonymousId":"a"}"#).send().await.expect("answers");
+    assert_eq!(shop.stored()[0].get("network_id"), None);
 }
 
 #[tokio::test]

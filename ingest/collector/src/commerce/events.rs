@@ -43,9 +43,10 @@ macro_rules! common {
     ($($kind:ident),*) => { $(
         /// Of every kind.
         impl<'a> $kind<'a> {
-            /// The visitor that [`crate::layer`] found: its id and its consent.
+            /// The visitor that [`crate::layer`] found: its ids and its consent.
             pub fn visitor(mut self, visitor: &Visitor) -> Self {
                 self.0.event.anonymous_id = visitor.id().map(|id| Cow::Owned(id.to_owned()));
+                self.0.event.network_id = visitor.network_id().map(Cow::Owned);
                 self.0.event.consent = visitor.consent();
                 self
             }
@@ -110,73 +111,102 @@ macro_rules! common {
 
 common!(ProductEvent, ListEvent, PromotionEvent, CheckoutEvent, OrderEvent);
 
+/// Constructors that differ in the event's name only: each calls `new` with it.
+macro_rules! kinds {
+    ($kind:ident $arguments:tt: $($(#[$doc:meta])+ $method:ident = $name:literal),+ $(,)?) => {
+        impl<'a> $kind<'a> { $( kinds!(@ $arguments $(#[$doc])+ $method = $name); )+ }
+    };
+    (@ ($($argument:ident: $type:ty),*) $(#[$doc:meta])+ $method:ident = $name:literal) => {
+        $(#[$doc])+
+        pub fn $method($($argument: $type),*) -> Self {
+            Self::new($name, $($argument),*)
+        }
+    };
+}
+
+/// Methods named as the column that they fill, with a text or an amount.
+macro_rules! columns {
+    ($kind:ident: $($(#[$doc:meta])+ $column:ident: $of:ident),+ $(,)?) => {
+        impl<'a> $kind<'a> { $( columns!(@ $(#[$doc])+ $column: $of); )+ }
+    };
+    (@ $(#[$doc:meta])+ $column:ident: Text) => {
+        $(#[$doc])+
+        pub fn $column(mut self, $column: impl Into<Cow<'a, str>>) -> Self {
+            self.0.event.$column = text($column);
+            self
+        }
+    };
+    (@ $(#[$doc:meta])+ $column:ident: Money) => {
+        $(#[$doc])+
+        pub fn $column(mut self, $column: Money) -> Self {
+            self.0.event.$column = Some($column);
+            self
+        }
+    };
+}
+
+macro_rules! products {
+    ($($kind:ident: $which:literal),+ $(,)?) => { $(
+        impl<'a> $kind<'a> {
+            #[doc = concat!("A product ", $which, ".")]
+            pub fn product(self, product: Product<'a>) -> Self {
+                self.products([product])
+            }
+
+            #[doc = concat!("Products ", $which, ".")]
+            pub fn products(mut self, products: impl IntoIterator<Item = Product<'a>>) -> Self {
+                self.0.event.items.extend(products.into_iter().map(Into::into));
+                self
+            }
+        }
+    )+ };
+}
+
+products! {
+    ListEvent: "that was shown in it",
+    PromotionEvent: "that it is for",
+    CheckoutEvent: "in the cart",
+    OrderEvent: "in the order",
+}
+
 /// An event about one product.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ProductEvent<'a>(Draft<'a>);
+
+kinds! { ProductEvent(product: Product<'a>):
+    /// `product_view`: its page was seen.
+    view = "product_view",
+    /// `product_click`: it was clicked in a list.
+    click = "product_click",
+    /// `add_to_cart`: this many were added (give the product's quantity).
+    add_to_cart = "add_to_cart",
+    /// `remove_from_cart`: this many were taken out.
+    remove_from_cart = "remove_from_cart",
+    /// `add_to_wishlist`.
+    add_to_wishlist = "add_to_wishlist",
+    /// `remove_from_wishlist`.
+    remove_from_wishlist = "remove_from_wishlist",
+    /// `wishlist_to_cart`: from the wish list into the cart.
+    wishlist_to_cart = "wishlist_to_cart",
+    /// `product_share`: shown to somebody else.
+    share = "product_share",
+    /// `product_review`: somebody said what it is worth.
+    review = "product_review",
+}
+
+columns! { ProductEvent:
+    /// The list that it was clicked in.
+    list_id: Text,
+    /// The cart that it went into or came from.
+    cart_id: Text,
+}
 
 impl<'a> ProductEvent<'a> {
     fn new(name: &'static str, product: Product<'a>) -> Self {
         let mut draft = Draft::new(name);
         draft.event.items.push(product.into());
         Self(draft)
-    }
-
-    /// `product_view`: its page was seen.
-    pub fn view(product: Product<'a>) -> Self {
-        Self::new("product_view", product)
-    }
-
-    /// `product_click`: it was clicked in a list.
-    pub fn click(product: Product<'a>) -> Self {
-        Self::new("product_click", product)
-    }
-
-    /// `add_to_cart`: this many were added (give the product's quantity).
-    pub fn add_to_cart(product: Product<'a>) -> Self {
-        Self::new("add_to_cart", product)
-    }
-
-    /// `remove_from_cart`: this many were taken out.
-    pub fn remove_from_cart(product: Product<'a>) -> Self {
-        Self::new("remove_from_cart", product)
-    }
-
-    /// `add_to_wishlist`.
-    pub fn add_to_wishlist(product: Product<'a>) -> Self {
-        Self::new("add_to_wishlist", product)
-    }
-
-    /// `remove_from_wishlist`.
-    pub fn remove_from_wishlist(product: Product<'a>) -> Self {
-        Self::new("remove_from_wishlist", product)
-    }
-
-    /// `wishlist_to_cart`: from the wish list into the cart.
-    pub fn wishlist_to_cart(product: Product<'a>) -> Self {
-        Self::new("wishlist_to_cart", product)
-    }
-
-    /// `product_share`: shown to somebody else.
-    pub fn share(product: Product<'a>) -> Self {
-        Self::new("product_share", product)
-    }
-
-    /// `product_review`: somebody said what it is worth.
-    pub fn review(product: Product<'a>) -> Self {
-        Self::new("product_review", product)
-    }
-
-    /// The list that it was clicked in.
-    pub fn list_id(mut self, id: impl Into<Cow<'a, str>>) -> Self {
-        self.0.event.list_id = text(id);
-        self
-    }
-
-    /// The cart that it went into or came from.
-    pub fn cart_id(mut self, id: impl Into<Cow<'a, str>>) -> Self {
-        self.0.event.cart_id = text(id);
-        self
     }
 }
 
@@ -185,17 +215,16 @@ impl<'a> ProductEvent<'a> {
 #[must_use]
 pub struct ListEvent<'a>(Draft<'a>);
 
-impl<'a> ListEvent<'a> {
+kinds! { ListEvent(list_id: impl Into<Cow<'a, str>>):
     /// `product_list_view`: a category or another list was seen.
-    pub fn view(list_id: impl Into<Cow<'a, str>>) -> Self {
-        let mut draft = Draft::new("product_list_view");
-        draft.event.list_id = text(list_id);
-        Self(draft)
-    }
-
+    view = "product_list_view",
     /// `product_list_filter`: it was filtered or sorted; say how by properties.
-    pub fn filter(list_id: impl Into<Cow<'a, str>>) -> Self {
-        let mut draft = Draft::new("product_list_filter");
+    filter = "product_list_filter",
+}
+
+impl<'a> ListEvent<'a> {
+    fn new(name: &'static str, list_id: impl Into<Cow<'a, str>>) -> Self {
+        let mut draft = Draft::new(name);
         draft.event.list_id = text(list_id);
         Self(draft)
     }
@@ -206,18 +235,6 @@ impl<'a> ListEvent<'a> {
         draft.event.search_query = text(query);
         Self(draft)
     }
-
-    /// A product that was shown in it.
-    pub fn product(mut self, product: Product<'a>) -> Self {
-        self.0.event.items.push(product.into());
-        self
-    }
-
-    /// Products that were shown in it.
-    pub fn products(mut self, products: impl IntoIterator<Item = Product<'a>>) -> Self {
-        self.0.event.items.extend(products.into_iter().map(Into::into));
-        self
-    }
 }
 
 /// An event about a banner or another promotion.
@@ -225,27 +242,18 @@ impl<'a> ListEvent<'a> {
 #[must_use]
 pub struct PromotionEvent<'a>(Draft<'a>);
 
+kinds! { PromotionEvent(promotion_id: impl Into<Cow<'a, str>>):
+    /// `promotion_view`: it was seen.
+    view = "promotion_view",
+    /// `promotion_click`: it was clicked.
+    click = "promotion_click",
+}
+
 impl<'a> PromotionEvent<'a> {
     fn new(name: &'static str, promotion_id: impl Into<Cow<'a, str>>) -> Self {
         let mut draft = Draft::new(name);
         draft.event.promotion_id = text(promotion_id);
         Self(draft)
-    }
-
-    /// `promotion_view`: it was seen.
-    pub fn view(promotion_id: impl Into<Cow<'a, str>>) -> Self {
-        Self::new("promotion_view", promotion_id)
-    }
-
-    /// `promotion_click`: it was clicked.
-    pub fn click(promotion_id: impl Into<Cow<'a, str>>) -> Self {
-        Self::new("promotion_click", promotion_id)
-    }
-
-    /// A product that it is for.
-    pub fn product(mut self, product: Product<'a>) -> Self {
-        self.0.event.items.push(product.into());
-        self
     }
 }
 
@@ -254,92 +262,77 @@ impl<'a> PromotionEvent<'a> {
 #[must_use]
 pub struct CheckoutEvent<'a>(Draft<'a>);
 
-impl<'a> CheckoutEvent<'a> {
-    fn step(name: &'static str, step: u32) -> Self {
-        let mut draft = Draft::new(name);
-        draft.properties.insert("step".to_owned(), step.into());
-        Self(draft)
-    }
-
-    fn coupon(name: &'static str, coupon: impl Into<Cow<'a, str>>) -> Self {
-        let mut draft = Draft::new(name);
-        draft.event.coupon = text(coupon);
-        Self(draft)
-    }
-
+kinds! { CheckoutEvent():
     /// `cart_view`: the cart was seen.
-    pub fn cart_view() -> Self {
-        Self(Draft::new("cart_view"))
-    }
-
+    cart_view = "cart_view",
     /// `cart_share`: shown to somebody else.
-    pub fn cart_share() -> Self {
-        Self(Draft::new("cart_share"))
+    cart_share = "cart_share",
+    /// `begin_checkout`.
+    begin = "begin_checkout",
+}
+
+columns! { CheckoutEvent:
+    /// The cart's id.
+    cart_id: Text,
+    /// The checkout's id.
+    checkout_id: Text,
+}
+
+impl<'a> CheckoutEvent<'a> {
+    fn new(name: &'static str) -> Self {
+        Self(Draft::new(name))
     }
 
-    /// `begin_checkout`.
-    pub fn begin() -> Self {
-        Self(Draft::new("begin_checkout"))
+    fn with(name: &'static str, property: &str, value: impl Into<Value>) -> Self {
+        Self::new(name).property(property, value)
+    }
+
+    fn of_coupon(name: &'static str, coupon: impl Into<Cow<'a, str>>) -> Self {
+        let mut event = Self::new(name);
+        event.0.event.coupon = text(coupon);
+        event
     }
 
     /// `checkout_step`: the step of this number, from 1, was seen.
     pub fn step_viewed(step: u32) -> Self {
-        Self::step("checkout_step", step)
+        Self::with("checkout_step", "step", step)
     }
 
     /// `checkout_step_completed`: it was left for the next.
     pub fn step_completed(step: u32) -> Self {
-        Self::step("checkout_step_completed", step)
+        Self::with("checkout_step_completed", "step", step)
     }
 
     /// `payment_info`: how to pay was chosen. Never the card's number.
     pub fn payment_info(method: impl Into<String>) -> Self {
-        let mut draft = Draft::new("payment_info");
-        draft.properties.insert("payment_method".to_owned(), Value::String(method.into()));
-        Self(draft)
+        Self::with("payment_info", "payment_method", method.into())
     }
 
     /// `shipping_info`: how to ship was chosen.
     pub fn shipping_info(method: impl Into<String>) -> Self {
-        let mut draft = Draft::new("shipping_info");
-        draft.properties.insert("shipping_method".to_owned(), Value::String(method.into()));
-        Self(draft)
+        Self::with("shipping_info", "shipping_method", method.into())
     }
 
     /// `coupon_entered`.
     pub fn coupon_entered(coupon: impl Into<Cow<'a, str>>) -> Self {
-        Self::coupon("coupon_entered", coupon)
+        Self::of_coupon("coupon_entered", coupon)
     }
 
     /// `coupon_applied`: it was good; the discount is what it took off.
     pub fn coupon_applied(coupon: impl Into<Cow<'a, str>>, discount: Money) -> Self {
-        let mut event = Self::coupon("coupon_applied", coupon);
+        let mut event = Self::of_coupon("coupon_applied", coupon);
         event.0.event.discount = Some(discount);
         event
     }
 
     /// `coupon_denied`, and why.
     pub fn coupon_denied(coupon: impl Into<Cow<'a, str>>, reason: impl Into<String>) -> Self {
-        let mut event = Self::coupon("coupon_denied", coupon);
-        event.0.properties.insert("reason".to_owned(), Value::String(reason.into()));
-        event
+        Self::of_coupon("coupon_denied", coupon).property("reason", reason.into())
     }
 
     /// `coupon_removed`.
     pub fn coupon_removed(coupon: impl Into<Cow<'a, str>>) -> Self {
-        Self::coupon("coupon_removed", coupon)
-    }
-
-    /// The cart's id.
-    pub fn cart_id(mut self, id: impl Into<Cow<'a, str>>) -> Self {
-        self.0.event.cart_id = text(id);
-        self
-    }
-
-    /// The checkout's id.
-    pub fn checkout_id(mut self, id: impl Into<Cow<'a, str>>) -> Self {
-        self.0.event.checkout_id = text(id);
-        self
+        Self::of_coupon("coupon_removed", coupon)
     }
 
     /// What the cart is worth, with shipping and tax as far as they are known.
@@ -347,24 +340,29 @@ impl<'a> CheckoutEvent<'a> {
         self.0.event.total = Some(total);
         self.currency(currency)
     }
-
-    /// A product in the cart.
-    pub fn product(mut self, product: Product<'a>) -> Self {
-        self.0.event.items.push(product.into());
-        self
-    }
-
-    /// Products in the cart.
-    pub fn products(mut self, products: impl IntoIterator<Item = Product<'a>>) -> Self {
-        self.0.event.items.extend(products.into_iter().map(Into::into));
-        self
-    }
 }
 
 /// An event about an order.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct OrderEvent<'a>(Draft<'a>);
+
+columns! { OrderEvent:
+    /// The goods' worth after discount, without shipping and tax.
+    revenue: Money,
+    /// The tax in the total.
+    tax: Money,
+    /// The shipping in the total.
+    shipping: Money,
+    /// What was taken off, a positive amount.
+    discount: Money,
+    /// Coupon code on the order.
+    coupon: Text,
+    /// The cart's id.
+    cart_id: Text,
+    /// The checkout's id.
+    checkout_id: Text,
+}
 
 impl<'a> OrderEvent<'a> {
     fn new(name: &'static str, order_id: impl Into<Cow<'a, str>>) -> Self {
@@ -408,62 +406,6 @@ impl<'a> OrderEvent<'a> {
 
     /// `transaction_error`: it could not be paid.
     pub fn failed(order_id: impl Into<Cow<'a, str>>, reason: impl Into<String>) -> Self {
-        let mut event = Self::new("transaction_error", order_id);
-        event.0.properties.insert("reason".to_owned(), Value::String(reason.into()));
-        event
-    }
-
-    /// The goods' worth after discount, without shipping and tax.
-    pub fn revenue(mut self, revenue: Money) -> Self {
-        self.0.event.revenue = Some(revenue);
-        self
-    }
-
-    /// The tax in the total.
-    pub fn tax(mut self, tax: Money) -> Self {
-        self.0.event.tax = Some(tax);
-        self
-    }
-
-    /// The shipping in the total.
-    pub fn shipping(mut self, shipping: Money) -> Self {
-        self.0.event.shipping = Some(shipping);
-        self
-    }
-
-    /// What was taken off, a positive amount.
-    pub fn discount(mut self, discount: Money) -> Self {
-        self.0.event.discount = Some(discount);
-        self
-    }
-
-    /// Coupon code on the order.
-    pub fn coupon(mut self, coupon: impl Into<Cow<'a, str>>) -> Self {
-        self.0.event.coupon = text(coupon);
-        self
-    }
-
-    /// The cart's id.
-    pub fn cart_id(mut self, id: impl Into<Cow<'a, str>>) -> Self {
-        self.0.event.cart_id = text(id);
-        self
-    }
-
-    /// The checkout's id.
-    pub fn checkout_id(mut self, id: impl Into<Cow<'a, str>>) -> Self {
-        self.0.event.checkout_id = text(id);
-        self
-    }
-
-    /// A product in the order.
-    pub fn product(mut self, product: Product<'a>) -> Self {
-        self.0.event.items.push(product.into());
-        self
-    }
-
-    /// Products in the order.
-    pub fn products(mut self, products: impl IntoIterator<Item = Product<'a>>) -> Self {
-        self.0.event.items.extend(products.into_iter().map(Into::into));
-        self
+        Self::new("transaction_error", order_id).property("reason", reason.into())
     }
 }

@@ -37,6 +37,9 @@
 //!   tracker in the page shall share it, and `Secure` wherever the visitor
 //!   came by https. It is set once and not prolonged: it lasts as long as it
 //!   says ([`SiteCookie::max_age`]).
+//! - The id is the events' `anonymous_id`, and their `network_id`, which trackers'
+//!   events get from the same cookie where [`crate::server`] has the same host. Of
+//!   a visitor who has the protocols' cookie already, its id is taken over.
 //! - A cookie is set only with a page, or where a handler asked for the
 //!   visitor's id; never with an answer that a shared cache may keep
 //!   (`Cache-Control: public` or `s-maxage`), since that would make one
@@ -59,11 +62,11 @@ pub use cookie::{CookieError, DEFAULT_COOKIE, DEFAULT_MAX_AGE, MAX_ID_BYTES, Sec
 pub use page_views::{MAX_TEXT_BYTES, PageViews, PrivacySignals, RequestHead, ResponseHead, Visit};
 pub use service::{PageViewsFuture, PageViewsService};
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clickmill_schemas::RawJson;
+use uuid::Uuid;
 
 /// Who sent a request: an extension of it.
 ///
@@ -76,7 +79,11 @@ pub struct Visitor(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     id: Option<String>,
-    /// The browser does not have the id yet.
+    /// The id that trackers' requests have, too.
+    network_id: Option<Uuid>,
+    /// The browser has it, in one cookie or the other.
+    known: bool,
+    /// The layer's own cookie is to be set.
     new: bool,
     /// A handler asked for the id.
     used: AtomicBool,
@@ -101,6 +108,16 @@ impl Visitor {
         self.0.id.as_deref()
     }
 
+    /// The id to be set as `network_id`: that which the requests of trackers in the
+    /// page get from the same cookies ([`crate::server::Options`]), so that what the
+    /// server and what the page records is one visitor's. `None` as for
+    /// [`Visitor::id`], and where the cookie's id is no UUID.
+    #[must_use]
+    pub fn network_id(&self) -> Option<String> {
+        self.0.used.store(true, Ordering::Relaxed);
+        self.0.network_id.map(|id| id.to_string())
+    }
+
     /// What the browser said, as an event's `consent`: `{"dnt":true}`,
     /// `{"gpc":true}`, both, or `None` where it said nothing.
     #[must_use]
@@ -115,9 +132,25 @@ impl Visitor {
         RawJson::parse(text).ok()
     }
 
-    fn new(id: Option<Cow<'_, str>>, new: bool, signals: Signals) -> Self {
-        let id = id.map(Cow::into_owned);
-        Self(Arc::new(Inner { id, new, used: AtomicBool::new(false), signals }))
+    /// Who does not want an id.
+    fn anonymous(signals: Signals) -> Self {
+        let used = AtomicBool::new(false);
+        let (known, new) = (false, false);
+        Self(Arc::new(Inner { id: None, network_id: None, known, new, used, signals }))
+    }
+
+    /// `of_site` is the id in the layer's cookie, `of_trackers` that in the protocols'.
+    /// Of a visitor with one of them it is the other's, too.
+    fn known_by(of_site: Option<&str>, of_trackers: Option<Uuid>, signals: Signals) -> Self {
+        let known = of_site.is_some() || of_trackers.is_some();
+        let (id, new) = match of_site {
+            Some(id) => (id.to_owned(), false),
+            // Version 4: an id that says nothing, not even when it was made.
+            None => (of_trackers.unwrap_or_else(Uuid::new_v4).to_string(), true),
+        };
+        let network_id = of_trackers.or_else(|| Uuid::parse_str(&id).ok());
+        let used = AtomicBool::new(false);
+        Self(Arc::new(Inner { id: Some(id), network_id, known, new, used, signals }))
     }
 }
 

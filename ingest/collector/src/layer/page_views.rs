@@ -8,9 +8,10 @@ use clickmill_schemas::{Event, EventTime, Timestamp};
 use uuid::Uuid;
 
 use super::cookie::SiteCookie;
-use super::{Signals, Visitor};
+use super::{Inner, Signals, Visitor};
 use crate::Collector;
 use crate::protocol::privacy::query_without_addresses;
+use crate::server::{DEFAULT_COOKIE_NAME, id_in};
 
 /// A header's value longer than this is left out of the event: the longest
 /// line that common servers take for a URL.
@@ -81,6 +82,8 @@ pub struct PageViews {
     collector: Collector,
     app_id: Arc<str>,
     cookie: Arc<SiteCookie>,
+    /// The protocols' cookie.
+    network_cookie: Arc<str>,
     signals: PrivacySignals,
     /// Scheme and host, without a slash at the end.
     public_url: Option<Arc<str>>,
@@ -97,6 +100,7 @@ impl PageViews {
             app_id: collector.app_id().into(),
             collector,
             cookie: Arc::default(),
+            network_cookie: DEFAULT_COOKIE_NAME.into(),
             signals: PrivacySignals::default(),
             public_url: None,
             requests: Arc::new(is_navigation),
@@ -114,6 +118,14 @@ impl PageViews {
     /// The visitor's cookie.
     pub fn cookie(mut self, cookie: SiteCookie) -> Self {
         self.cookie = Arc::new(cookie);
+        self
+    }
+
+    /// The name of the cookie that the protocols set
+    /// ([`VisitorCookie`](crate::server::VisitorCookie)), where it has another than
+    /// [`DEFAULT_COOKIE_NAME`]: it is read, so that a visitor has one id for both.
+    pub fn network_cookie(mut self, name: &str) -> Self {
+        self.network_cookie = name.into();
         self
     }
 
@@ -161,14 +173,11 @@ impl PageViews {
         let signals = Signals { dnt: says("dnt"), gpc: says("sec-gpc") };
         let objects = (signals.dnt || signals.gpc) && self.signals != PrivacySignals::Ignore;
         let visitor = if objects {
-            Visitor::new(None, false, signals)
+            Visitor::anonymous(signals)
         } else {
-            let cookies = (request.header)("cookie");
-            match cookies.as_deref().and_then(|cookies| self.cookie.read(cookies)) {
-                Some(id) => Visitor::new(Some(id.into()), false, signals),
-                // Version 4: an id that says nothing, not even when it was made.
-                None => Visitor::new(Some(Uuid::new_v4().to_string().into()), true, signals),
-            }
+            let cookies = (request.header)("cookie").unwrap_or_default();
+            let of_trackers = id_in(&self.network_cookie, &cookies);
+            Visitor::known_by(self.cookie.read(&cookies), of_trackers, signals)
         };
         let by_https = self.base(request).is_some_and(|base| base.starts_with("https://"));
         let recorded = !objects || self.signals != PrivacySignals::Skip;
@@ -185,19 +194,19 @@ impl PageViews {
         let used = visitor.0.used.load(Ordering::Relaxed);
         let sets = visitor.0.new && (page.is_some() || used) && !is_shared(response);
         // An id that the browser does not get would be a visitor of one page.
-        let known = !visitor.0.new || sets || used;
-        let id = visitor.0.id.as_deref();
+        let known = visitor.0.known || sets || used;
         if let Some(page) = page {
-            self.record(*page, id.filter(|_| known), &visitor);
+            self.record(*page, known.then_some(&*visitor.0), &visitor);
         }
-        id.filter(|_| sets).map(|id| self.cookie.write(id, by_https))
+        visitor.0.id.as_deref().filter(|_| sets).map(|id| self.cookie.write(id, by_https))
     }
 
-    fn record(&self, page: Page, id: Option<&str>, visitor: &Visitor) {
+    fn record(&self, page: Page, known: Option<&Inner>, visitor: &Visitor) {
         let time = EventTime::resolve(Some(page.at), None, Timestamp::now());
         let mut event = Event::new(page.event_id, "page_view", "native", &*self.app_id, time);
         event.platform = Some("web".into());
-        event.anonymous_id = id.map(Into::into);
+        event.anonymous_id = known.and_then(|known| known.id.as_deref()).map(Into::into);
+        event.network_id = known.and_then(|known| known.network_id).map(|id| id.to_string().into());
         event.consent = visitor.consent();
         event.page_url = page.url.map(Into::into);
         event.referrer_url = page.referrer.map(Into::into);

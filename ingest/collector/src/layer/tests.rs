@@ -153,6 +153,38 @@ async fn a_known_visitor_keeps_the_id_and_gets_no_new_cookie() {
 }
 
 #[tokio::test]
+async fn a_visitor_of_the_trackers_cookie_keeps_its_id_and_a_new_one_gets_one_id_for_both() {
+    const ID: &str = "67e55044-10b1-426f-9247-bb680e5fe0c8";
+    let (html, public) = (("content-type", "text/html"), ("cache-control", "public"));
+    let shop = Shop::open(|views| views).await;
+    let trackers = [("cookie", &*format!("a=b; sp={ID}"))];
+    let set = shop.get(&trackers, page).await.expect("its own cookie");
+    assert_eq!(id_in(&set), ID);
+    // Where no cookie may be set, the id is as good.
+    assert_eq!(shop.get(&trackers, |_| answer(200, &[html, public])).await, None);
+    // Two ids from before they were one: the page view names both.
+    let both = format!("sp={ID}; clickmill_id=known-1");
+    assert_eq!(shop.get(&[("cookie", &both)], page).await, None);
+    let new = shop.get(&[], page).await.expect("a cookie");
+    // One that is no UUID is no network_id.
+    assert_eq!(shop.get(&[("cookie", "sp=me; clickmill_id=known-1")], page).await, None);
+    let recorded = shop.recorded().await;
+    let ids = |n: usize| (recorded[n]["anonymous_id"].as_str(), recorded[n]["network_id"].as_str());
+    assert_eq!(ids(0), (Some(ID), Some(ID)));
+    assert_eq!(ids(1), (Some(ID), Some(ID)));
+    assert_eq!(ids(2), (Some("known-1"), Some(ID)));
+    assert_eq!(ids(3), (Some(id_in(&new)), Some(id_in(&new))));
+    assert_eq!(ids(4), (Some("known-1"), None));
+
+    let shop = Shop::open(|views| views.network_cookie("nid")).await;
+    shop.get(&[("cookie", &format!("sp=x; nid={ID}"))], page).await.expect("its own cookie");
+    assert_eq!(shop.recorded().await[0]["network_id"], ID);
+    let shop = Shop::open(|views| views).await;
+    shop.get(&[("dnt", "1"), trackers[0]], page).await;
+    assert_eq!(shop.recorded().await[0].get("network_id"), None);
+}
+
+#[tokio::test]
 async fn a_cookie_that_we_could_not_have_set_is_replaced() {
     let long = format!("clickmill_id={}", "x".repeat(MAX_ID_BYTES + 1));
     for wrong in ["clickmill_id=", "clickmill_id=a b", "clickmill_id=<script>", long.as_str()] {

@@ -25,7 +25,7 @@ use super::columns::{
 };
 use super::json::{Object, elements, is_number, is_object, left, parameters, text};
 use super::segment::event_name;
-use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
+use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request, check_shared};
 
 /// `source_protocol` of its events.
 pub const PROTOCOL: &str = "ga4";
@@ -157,6 +157,8 @@ pub(crate) const ITEM_CODES: &[(&str, &str)] = &[
 ];
 /// Codes whose values are numbers.
 const NUMBER_CODES: &[&str] = &["pr", "qt", "ds", "lp"];
+/// Own parameters of an item whose value has not come yet. Google takes 27 in all.
+const MAX_OPEN_KEYS: usize = 100;
 
 /// The canonical name of Google's `sent`.
 fn canonical(sent: &str) -> &'static str {
@@ -198,6 +200,8 @@ fn open_measurement<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>
     let shared_time = take_micros(&mut whole);
     let user = take_object(&mut whole, "user_properties");
     let consent = take_object(&mut whole, "consent");
+    let of_all: usize = [&user, &consent].into_iter().flatten().map(|json| json.get().len()).sum();
+    check_shared(events.len(), whole.to_raw().get().len() + of_all)?;
     let parts = events
         .into_iter()
         .map(|raw| {
@@ -249,6 +253,7 @@ fn take_micros(from: &mut Object<'_>) -> Option<Timestamp> {
 fn open_gtag<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
     let lines: Vec<&str> =
         request.body.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    check_shared(lines.len(), request.around_bytes())?;
     let hits: Vec<Cow<'a, str>> = if lines.is_empty() {
         vec![Cow::Borrowed(request.query)]
     } else {
@@ -333,6 +338,9 @@ fn item_json(value: &str) -> Option<RawJson<'static>> {
                 item.text(name, value);
             }
         } else if let Some(number) = code.strip_prefix('k') {
+            if own.len() == MAX_OPEN_KEYS {
+                return None;
+            }
             own.push((number, value));
         } else if let Some(number) = code.strip_prefix('v') {
             let at = own.iter().rposition(|(known, _)| *known == number)?;

@@ -1,11 +1,9 @@
-//! Hostile input: whatever arrives, no dialect panics, and every part is an
-//! event or a refusal.
+//! Random input against the properties of [`crate::fuzzing`].
 
-use clickmill_schemas::{Timestamp, WireRecord};
+use clickmill_schemas::{RejectReason, Timestamp};
 use proptest::prelude::*;
 
-use super::json::without_lone_surrogates;
-use super::privacy::{query_without_addresses, without_addresses};
+use super::privacy::without_addresses;
 use super::{Dialect, Received, Request, ga4, native, rudderstack, segment, snowplow};
 
 static ALL: &[(&Dialect, &str)] = &[
@@ -23,22 +21,8 @@ static ALL: &[(&Dialect, &str)] = &[
 
 /// Takes it through every dialect as the server does.
 fn drive(query: &str, body: &[u8]) {
-    let query = query_without_addresses(query);
-    let clean = without_addresses(body);
-    let Ok(text) = std::str::from_utf8(&clean) else { return };
-    let text = without_lone_surrogates(text);
-    let at = Timestamp::parse("2026-11-23T12:00:00Z").expect("time");
     for (dialect, path) in ALL {
-        let request = Request { path, query: &query, body: &text, ..Request::default() };
-        let Ok(opened) = (dialect.open)(&request) else { continue };
-        for part in 0..opened.len() {
-            let _ = opened.bytes(part);
-            if let Ok(event) = opened.decode(part, Received { app_id: "a", at }) {
-                let line = event.encode();
-                let read = WireRecord::decode(line.as_bytes()).expect("the line decodes");
-                assert_eq!(read, WireRecord::Event(Box::new(event)));
-            }
-        }
+        crate::fuzzing::drive(&[dialect], path, query, (None, None, None), body);
     }
 }
 
@@ -199,4 +183,74 @@ proptest! {
         let text = String::from_utf8(clean).expect("text");
         prop_assert!(!text.contains("192.0") && !text.contains("IjE5Mi4wLjIu"), "{}", text);
     }
+}
+
+/// Bytes of all that a request becomes; `None` where it is refused as a whole.
+fn stored(dialect: &Dialect, path: &str, query: &str, agent: &str, body: &str) -> Option<usize> {
+    let request = Request { path, query, body, user_agent: Some(agent), ..Request::default() };
+    let opened = match (dialect.open)(&request) {
+        Ok(opened) => opened,
+        Err(refusal) => {
+            assert_eq!(refusal.reason, RejectReason::TooLarge, "{}", refusal.detail);
+            return None;
+        }
+    };
+    let at = Timestamp::parse("2026-11-23T12:00:00Z").expect("time");
+    let part = |n| match opened.decode(n, Received { app_id: "a", at }) {
+        Ok(event) => event.encode().len(),
+        Err(_) => opened.bytes(n).len(),
+    };
+    Some((0..opened.len()).map(part).sum())
+}
+
+/// A request of a few hundred kilobytes must not become gigabytes, in memory or on disk.
+#[test]
+fn what_all_events_of_a_request_share_is_bounded() {
+    let long = "x".repeat(60_000);
+    let agent = format!("Mozilla/{long}");
+    let many = |one: &str, separator: &str| vec![one; 1_000].join(separator);
+    let page = r#"{"type":"page","anonymousId":"a"}"#;
+    let segment = format!(r#"{{"context":{{"c":"{long}"}},"batch":[{}]}}"#, many(page, ","));
+    let other = format!(r#"{{"integrations":{{"c":"{long}"}},"batch":[{}]}}"#, many(page, ","));
+    let google = format!(r#"{{"c":"{long}","events":[{}]}}"#, many("{}", ","));
+    let users = format!(r#"{{"user_properties":{{"c":"{long}"}},"events":[{}]}}"#, many("{}", ","));
+    let snowplow = format!(r#"{{"data":[{}]}}"#, many(r#"{"e":"pv"}"#, ","));
+    let list = format!("[{}]", many("{}", ","));
+    let native = format!("[{}]", many(r#"{"event_name":"a"}"#, ","));
+    let lines = many(r#"{"event_name":"a"}"#, "\n");
+    let (batch, tp2) = ("/v1/batch", "/com.snowplowanalytics.snowplow/tp2");
+    let (hook, nuid) = (format!("schema=iglu:a/b/c/1&aid={long}"), format!("nuid={long}"));
+    for (dialect, path, query, agent, body) in [
+        (&segment::DIALECT, batch, "", "", &segment),
+        (&segment::DIALECT, batch, "", "", &other),
+        (&rudderstack::DIALECT, "/v1/import", "", "", &segment),
+        (&ga4::MEASUREMENT, "/mp/collect", "", "", &google),
+        (&ga4::MEASUREMENT, "/mp/collect", "", "", &users),
+        (&ga4::GTAG, "/g/collect", &*long, "", &many("en=a", "\n")),
+        (&ga4::GTAG, "/g/collect", "", &*agent, &many("en=a", "\n")),
+        (&snowplow::DIALECT, tp2, &*nuid, "", &snowplow),
+        (&snowplow::DIALECT, tp2, "", &*agent, &snowplow),
+        (&snowplow::DIALECT, "/com.snowplowanalytics.iglu/v1", &*hook, "", &list),
+        (&native::DIALECT, "/clickmill/v1/events", "", &*agent, &native),
+        (&native::DIALECT, "/clickmill/v1/events", "", &*agent, &lines),
+    ] {
+        assert_eq!(stored(dialect, path, query, agent, body), None, "{path}");
+    }
+    // What SDKs send is far below it.
+    let usual = segment.replace(&long, &long[..2_000]);
+    assert!(stored(&segment::DIALECT, batch, "", "", &usual).is_some());
+    let agent = &agent[..200];
+    assert!(stored(&snowplow::DIALECT, tp2, "", agent, &snowplow).is_some());
+    assert!(stored(&native::DIALECT, "/clickmill/v1/events", "", agent, &native).is_some());
+}
+
+/// Each of many transactions of one order with each of its many items would be
+/// the square of what was sent.
+#[test]
+fn an_item_of_a_legacy_transaction_goes_to_the_first_of_its_order_only() {
+    let transactions = vec![r#"{"e":"tr","tr_id":"O"}"#; 500].join(",");
+    let items = vec![r#"{"e":"ti","ti_id":"O","ti_sk":"sku-of-an-item"}"#; 500].join(",");
+    let body = format!(r#"{{"data":[{transactions},{items}]}}"#);
+    let stored = stored(&snowplow::DIALECT, "/tp2", "", "", &body).expect("is taken");
+    assert!(stored < 20 * body.len(), "{stored} bytes of {}", body.len());
 }

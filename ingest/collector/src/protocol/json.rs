@@ -1,6 +1,7 @@
 //! JSON objects whose values are kept as the text that came.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 
 use clickmill_schemas::{Json, JsonKind, Money, ObjectBuilder, RawJson};
 
@@ -127,11 +128,10 @@ impl<'a> Object<'a> {
 
     /// Adds the entries of `other` whose keys are not here.
     pub fn merge_missing(&mut self, other: &Object<'a>) {
-        for (key, value) in &other.0 {
-            if !self.contains(key) {
-                self.0.push((key.clone(), value.clone()));
-            }
-        }
+        let mut held: HashSet<&str> = self.keys().collect();
+        let missing = other.0.iter().filter(|(key, _)| held.insert(key));
+        let missing: Vec<_> = missing.cloned().collect();
+        self.0.extend(missing);
     }
 
     /// Its entries, added to `out`.

@@ -74,6 +74,24 @@ pub(crate) struct Limits {
     pub events: usize,
 }
 
+/// What the events of a request share (a batch's context, the parameters of its
+/// URL, a header) comes to at most, once each of them has it: of a body at its
+/// limit the whole is then still one append to the spool.
+pub(crate) const MAX_SHARED_BYTES: usize = 2 * 1024 * 1024;
+
+/// Refuses what comes to more than [`MAX_SHARED_BYTES`]. To be asked before any of
+/// it is copied: else a small request could take all memory.
+pub(crate) fn check_shared(events: usize, bytes: usize) -> Result<(), Refusal> {
+    if events.saturating_mul(bytes) <= MAX_SHARED_BYTES {
+        return Ok(());
+    }
+    let detail = format!(
+        "{events} events share {bytes} bytes: each of them gets these, and together at most \
+         {MAX_SHARED_BYTES}; send smaller batches"
+    );
+    Err(Refusal::new(RejectReason::TooLarge, detail))
+}
+
 /// How a protocol's clients want to be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -106,6 +124,14 @@ pub(crate) struct Request<'a> {
     pub user_agent: Option<&'a str>,
     /// The header `Referer`.
     pub referer: Option<&'a str>,
+}
+
+impl Request<'_> {
+    /// Bytes around the body that an event may get from it.
+    pub fn around_bytes(&self) -> usize {
+        let headers = [self.anonymous_id, self.user_agent, self.referer];
+        self.query.len() + headers.into_iter().flatten().map(str::len).sum::<usize>()
+    }
 }
 
 /// The parts of a request.

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use super::columns::{Column, Fields, ItemColumn, ItemFields, Numbers, take, take_items};
 use super::json::{Object, elements, is_object, left};
 use super::segment::event_name;
-use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
+use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request, check_shared};
 
 /// `source_protocol` of its events.
 pub const PROTOCOL: &str = "native";
@@ -114,7 +114,11 @@ struct Parts<'a> {
 fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
     let malformed = |detail: String| Refusal::new(RejectReason::Malformed, detail);
     let user_agent = request.user_agent.filter(|agent| agent.starts_with("Mozilla/"));
-    let alone = |parts| Parts { parts, write_key: None, sent: None, user_agent };
+    let check = |events: usize| check_shared(events, user_agent.map_or(0, str::len));
+    let alone = |parts: Vec<Part<'a>>| {
+        check(parts.len())?;
+        Ok(Box::new(Parts { parts, write_key: None, sent: None, user_agent }) as Box<dyn Opened>)
+    };
     let body = request.body.trim();
     if body.is_empty() {
         return Err(malformed("the body is empty".to_owned()));
@@ -124,19 +128,19 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
         // A line that is no JSON is refused alone, when it is decoded.
         Err(_) if body.contains('\n') && body.starts_with('{') => {
             let lines = body.lines().map(str::trim).filter(|line| !line.is_empty());
-            return Ok(Box::new(alone(lines.map(Part::Line).collect())));
+            return alone(lines.map(Part::Line).collect());
         }
         Err(error) => return Err(malformed(format!("the body is not JSON: {error}"))),
     };
     if let Some(events) = elements(&whole) {
-        return Ok(Box::new(alone(events.into_iter().map(Part::Json).collect())));
+        return alone(events.into_iter().map(Part::Json).collect());
     }
     let object = Object::of(&whole).ok_or_else(|| {
         malformed("the body is no event, no array of events and no lines of them".to_owned())
     })?;
     let write_key = object.text("write_key");
     let sent = object.text("sent_ts").and_then(|text| Timestamp::parse(&text).ok());
-    let parts = match object.get("events") {
+    let parts: Vec<Part<'a>> = match object.get("events") {
         None => vec![Part::Json(whole)],
         Some(events) => elements(events)
             .ok_or_else(|| Refusal::new(RejectReason::InvalidField, "`events` is no array"))?
@@ -144,6 +148,7 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
             .map(Part::Json)
             .collect(),
     };
+    check(parts.len())?;
     Ok(Box::new(Parts { parts, write_key, sent, user_agent }))
 }
 

@@ -42,6 +42,9 @@ const KEYS: &[&str] = &[
     "ipv6",
 ];
 
+/// Bytes of the longest of [`KEYS`] and [`EMBEDDED`].
+const LONGEST_KEY: usize = 16;
+
 /// Snowplow's parameters that hold JSON, and whether it is in base64.
 const EMBEDDED: &[(&str, Encoding)] = &[
     ("ue_pr", Encoding::Text),
@@ -150,20 +153,13 @@ fn clean_embedded(key: &str, value: &[u8]) -> Option<Vec<u8>> {
 fn json_without_addresses(body: &[u8]) -> Cow<'_, [u8]> {
     let mut out: Option<Vec<u8>> = None;
     let mut copied = 0;
-    let mut at = 0;
-    while let Some(open) = find(body, at, b'"') {
-        let Some(close) = find(body, open + 1, b'"') else { break };
-        at = close;
-        let name = &body[open + 1..close];
-        if !may_be_key(name) {
+    for colon in memchr::memchr_iter(b':', body) {
+        if colon < copied {
             continue;
         }
+        let Some(name) = name_before(&body[..colon]) else { continue };
         let embedded = EMBEDDED.iter().any(|(key, _)| key.as_bytes() == name);
         if !embedded && !is_key(name) {
-            continue;
-        }
-        let colon = skip_space(body, close + 1);
-        if body.get(colon) != Some(&b':') {
             continue;
         }
         let start = skip_space(body, colon + 1);
@@ -187,7 +183,6 @@ fn json_without_addresses(body: &[u8]) -> Cow<'_, [u8]> {
         out.extend_from_slice(&body[copied..start]);
         out.extend_from_slice(replacement.as_bytes());
         copied = (end + 1).min(body.len());
-        at = copied;
     }
     match out {
         Some(mut out) => {
@@ -237,8 +232,14 @@ fn unescape(text: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-fn find(body: &[u8], from: usize, byte: u8) -> Option<usize> {
-    memchr::memchr(byte, body.get(from..)?).map(|at| from + at)
+/// The text between the last two quotes, where the second one, and perhaps
+/// space, ends `before`; nothing where it cannot be one of [`KEYS`] or [`EMBEDDED`].
+fn name_before(before: &[u8]) -> Option<&[u8]> {
+    let quoted = before.trim_ascii_end().strip_suffix(b"\"")?;
+    let from = quoted.len().saturating_sub(LONGEST_KEY + 1);
+    let open = quoted[from..].iter().rposition(|byte| *byte == b'"')?;
+    let name = &quoted[from + open + 1..];
+    may_be_key(name).then_some(name)
 }
 
 fn skip_space(body: &[u8], from: usize) -> usize {
@@ -292,6 +293,7 @@ mod tests {
     #[test]
     fn every_key_passes_the_first_look() {
         for key in KEYS.iter().copied().chain(EMBEDDED.iter().map(|(key, _)| *key)) {
+            assert!(key.len() <= LONGEST_KEY, "{key}");
             assert!(may_be_key(key.as_bytes()), "{key}");
             assert!(may_be_key(key.to_ascii_uppercase().as_bytes()), "{key}");
         }

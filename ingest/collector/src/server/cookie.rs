@@ -111,13 +111,7 @@ impl VisitorCookie {
     /// The id in a request's cookies; `None` where there is none, or it is none
     /// that a collector gave out.
     pub(super) fn read(&self, headers: &HeaderMap) -> Option<Uuid> {
-        let cookies = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
-        cookies
-            .flat_map(|line| line.split(';'))
-            .filter_map(|pair| pair.trim().split_once('='))
-            .find(|(name, _)| *name == self.name)
-            .and_then(|(_, value)| Uuid::parse_str(value).ok())
-            .filter(|id| !id.is_nil())
+        id_named(&self.name, headers)
     }
 
     /// Sets it, or renews its life.
@@ -135,6 +129,21 @@ impl VisitorCookie {
         let text = format!("{name}={value}; Max-Age={}{attributes}", max_age.as_secs());
         HeaderValue::from_str(&text).ok()
     }
+}
+
+/// The UUID in the cookie `name` of a request.
+pub(super) fn id_named(name: &str, headers: &HeaderMap) -> Option<Uuid> {
+    let lines = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    lines.into_iter().find_map(|line| id_in(name, line))
+}
+
+/// The UUID in the cookie `name` of a `Cookie` header; the one of zeros is nobody's.
+pub(crate) fn id_in(name: &str, line: &str) -> Option<Uuid> {
+    let pairs = line.split(';').filter_map(|pair| pair.trim().split_once('='));
+    pairs
+        .filter(|(found, _)| *found == name)
+        .find_map(|(_, value)| Uuid::parse_str(value).ok())
+        .filter(|id| !id.is_nil())
 }
 
 /// Over what the cookie travels.

@@ -57,6 +57,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use auth::{AllowedOrigin, DEFAULT_APP_ID, KeySettings, OriginError, WriteKeys};
 pub use client::{MAX_FORWARDED_HOPS, TrustedProxies};
+pub(crate) use cookie::id_in;
 pub use cookie::{
     CookieError, DEFAULT_COOKIE_MAX_AGE, DEFAULT_COOKIE_NAME, MAX_COOKIE_MAX_AGE, SameSite, Secure,
     VisitorCookie,

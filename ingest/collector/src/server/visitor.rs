@@ -1,8 +1,9 @@
 //! What a request's headers say of its visitor: the cookie, and what the
 //! visitor asked not to be done (DNT, GPC, `SP-Anonymous`).
 //!
-//! - The cookie's id becomes `network_id`, where the event brings none. A new
-//!   id is given to browsers only (`Origin`, `Referer` or `Sec-Fetch-Site` is
+//! - The cookie's id becomes `network_id`, where the event brings none. Where
+//!   there is no such cookie, that of [`crate::layer`] has the id: the pages' server
+//!   and the trackers in the pages then have one (docs/adr/0003). A new id is given to browsers only (`Origin`, `Referer` or `Sec-Fetch-Site` is
 //!   there): a server that sends for many visitors would get a new one with
 //!   every request, and its events no visitor of their own.
 //! - `DNT: 1` and `Sec-GPC: 1` are recorded in `consent`, as `"dnt":true` and
@@ -18,8 +19,9 @@ use axum::response::Response;
 use clickmill_schemas::{Event, RawJson};
 use uuid::Uuid;
 
-use super::cookie::VisitorCookie;
+use super::cookie::{VisitorCookie, id_named};
 use super::tail::TailToken;
+use crate::layer::DEFAULT_COOKIE;
 
 /// What `DNT: 1` or `Sec-GPC: 1` causes, beside being recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize)]
@@ -37,10 +39,13 @@ pub enum RespectDnt {
 }
 
 /// What the protocols do beyond taking events.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The visitor cookie; none by default.
     pub cookie: Option<VisitorCookie>,
+    /// The name of the cookie of [`crate::layer`], whose id stands in for that of
+    /// `cookie`: it is read, never set. [`crate::layer::DEFAULT_COOKIE`] by default.
+    pub site_cookie: Option<String>,
     /// What a visitor's DNT and GPC cause.
     pub respect_dnt: RespectDnt,
     /// Hosts that `/r/tp2?u=` redirects to; none by default, and then there is
@@ -48,6 +53,18 @@ pub struct Options {
     pub redirect_hosts: Vec<String>,
     /// Who has it may watch the events at [`super::TAIL_PATH`]; nobody by default.
     pub tail_token: Option<TailToken>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cookie: None,
+            site_cookie: Some(DEFAULT_COOKIE.to_owned()),
+            respect_dnt: RespectDnt::default(),
+            redirect_hosts: Vec::new(),
+            tail_token: None,
+        }
+    }
 }
 
 /// The visitor of one request.
@@ -78,7 +95,10 @@ impl Visitor {
             let browser = headers.contains_key(ORIGIN)
                 || headers.contains_key(REFERER)
                 || headers.contains_key("sec-fetch-site");
-            let id = nuid.or(sent).or_else(|| (cookie.is_some() && browser).then(Uuid::new_v4));
+            let site = options.site_cookie.as_deref();
+            let of_site = || site.and_then(|name| id_named(name, headers));
+            let known = nuid.or(sent).or_else(of_site);
+            let id = known.or_else(|| (cookie.is_some() && browser).then(Uuid::new_v4));
             (id, cookie.zip(id).and_then(|(cookie, id)| cookie.set(id)))
         };
         let drop_ids = asked && options.respect_dnt == RespectDnt::Anonymous;

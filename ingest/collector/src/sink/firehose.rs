@@ -18,9 +18,7 @@
 //! where a stream has it switched on, takes no more.
 //!
 //! # Failure
-//! Refusals are waited out with decorrelated jitter; after eight rounds in a
-//! row in which nothing got through, or a call that failed as a whole, the
-//! shipper takes over, with longer waits. Nothing is ever given up.
+//! Refusals are waited out in rounds (`rounds`). Nothing is ever given up.
 //!
 //! # Limits
 //! [`FirehoseLimits`]. A line too large for a record becomes a reject
@@ -32,19 +30,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_firehose::Client;
 use aws_sdk_firehose::config::retry::RetryConfig;
-use aws_sdk_firehose::config::timeout::TimeoutConfig;
-use aws_sdk_firehose::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_firehose::operation::put_record_batch::{PutRecordBatchError, PutRecordBatchOutput};
 use aws_sdk_firehose::primitives::Blob;
 use aws_sdk_firehose::types::Record;
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use super::line::{Line, RecordCap};
-use super::progress::{CallCaps, Progress, cut};
+use super::progress::{CallCaps, Progress, Ready, cut};
+use super::rounds::{self, Answer, Service, Settled};
 use super::{Sink, SinkBatch, SinkError, SpoolRecord};
-use crate::backoff::Backoff;
 use crate::metrics::Metrics;
+
+pub use super::rounds::CALL_TIMEOUT;
 
 /// Records in a PutRecordBatch call (Firehose API Reference).
 pub const MAX_RECORDS_A_CALL: usize = 500;
@@ -58,17 +55,9 @@ pub const BILLED_STEP_BYTES: usize = 5 * 1024;
 pub const RECORD_TARGET_BYTES: usize = 50 * BILLED_STEP_BYTES;
 /// Lines that share a record (Firehose, record de-aggregation: 500 sub-records).
 pub const MAX_LINES_A_RECORD: usize = 500;
-/// A call that has no answer by now counts as failed; it may have succeeded.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection that is not made by now counts as failed (the SDK's own default).
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
-/// Rounds in a row in which nothing gets through, before the shipper is told.
-const ATTEMPTS: usize = 8;
 /// What a record's error code says of a stream that is sent too much (API
 /// Reference, PutRecordBatch: "Slow down").
 const THROTTLED: &str = "ServiceUnavailableException";
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(5);
 
 /// The service's caps, and our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +86,12 @@ impl Default for FirehoseLimits {
     }
 }
 
+impl FirehoseLimits {
+    const fn caps(&self) -> CallCaps {
+        CallCaps { records: self.records_a_call, bytes: self.bytes_a_call }
+    }
+}
+
 /// A delivery stream.
 #[derive(Debug)]
 pub struct FirehoseSink {
@@ -112,12 +107,8 @@ impl FirehoseSink {
     /// retries are switched off: a retry has one owner.
     #[must_use]
     pub fn new(client: &Client, stream: impl Into<String>, limits: FirehoseLimits) -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(limits.call_timeout)
-            .build();
-        let config = client.config().to_builder();
-        let config = config.retry_config(RetryConfig::disabled()).timeout_config(timeouts).build();
+        let config = client.config().to_builder().retry_config(RetryConfig::disabled());
+        let config = config.timeout_config(rounds::timeouts(limits.call_timeout)).build();
         Self {
             client: Client::from_conf(config),
             stream: stream.into(),
@@ -133,50 +124,24 @@ impl FirehoseSink {
         self.metrics = metrics;
         self
     }
+}
 
-    /// Sends what is pending, in rounds, until nothing is.
-    async fn drive(&self, progress: &mut Progress<Bytes>) -> Result<(), SinkError> {
-        let caps =
-            CallCaps { records: self.limits.records_a_call, bytes: self.limits.bytes_a_call };
-        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
-        let mut in_vain = 0;
-        while !progress.pending.is_empty() {
-            let before = progress.pending.len();
-            let mut why = None;
-            for call in cut(&progress.pending, caps, |n| progress.records[n].len()) {
-                let settled = self.put(&progress.records, &call).await?;
-                for code in &settled.refused {
-                    self.metrics.sink_retries.with([code]).inc();
-                    if code == THROTTLED {
-                        self.metrics.sink_throttles.inc();
-                    }
-                }
-                progress.settle(&settled.taken);
-                why = settled.refused.into_iter().next().or(why);
-            }
-            let Some(why) = why else { continue };
-            if progress.pending.len() < before {
-                in_vain = 0;
-                backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
-            } else {
-                in_vain += 1;
-            }
-            if in_vain == ATTEMPTS {
-                return Err(SinkError::retryable(format!(
-                    "the delivery stream {} refused {} of {} records in {ATTEMPTS} attempts \
-                     ({why}); it may need a higher quota",
-                    self.stream,
-                    progress.pending.len(),
-                    progress.records.len(),
-                )));
-            }
-            tokio::time::sleep(backoff.next()).await;
-        }
-        Ok(())
+impl Service for &FirehoseSink {
+    type Record = Bytes;
+
+    fn caps(&self) -> CallCaps {
+        self.limits.caps()
     }
 
-    /// One call.
-    async fn put(&self, records: &[Bytes], indexes: &[usize]) -> Result<Settled, SinkError> {
+    fn size(record: &Bytes) -> usize {
+        record.len()
+    }
+
+    fn ready(&mut self, progress: &Progress<Bytes>) -> Ready {
+        Ready::Now(progress.pending.clone())
+    }
+
+    async fn call(&self, records: &[Bytes], indexes: &[usize]) -> Result<Settled, SinkError> {
         let mut call = self.client.put_record_batch().delivery_stream_name(&self.stream);
         for &index in indexes {
             let record = Record::builder()
@@ -185,8 +150,27 @@ impl FirehoseSink {
                 .map_err(|e| SinkError::permanent("cannot build a record").with_source(e))?;
             call = call.records(record);
         }
-        let output = call.send().await.map_err(|error| call_failed(&self.stream, error))?;
-        Ok(settled(&output, indexes))
+        let operation = format!("PutRecordBatch to the delivery stream {}", self.stream);
+        let output = call.send().await.map_err(|error| rounds::call_failed(&operation, error))?;
+        let answers = output.request_responses().iter();
+        let answers = answers.map(|one| Answer { error_code: one.error_code(), shard: None });
+        Ok(Settled::of(indexes, answers))
+    }
+
+    fn note(&mut self, _: &[Bytes], settled: &Settled) {
+        for (_, code) in &settled.refused {
+            self.metrics.sink_retries.with([code]).inc();
+            if code == THROTTLED {
+                self.metrics.sink_throttles.inc();
+            }
+        }
+    }
+
+    fn refuses(&self, refused: &str) -> SinkError {
+        SinkError::retryable(format!(
+            "the delivery stream {} refused {refused}; it may need a higher quota",
+            self.stream
+        ))
     }
 }
 
@@ -204,7 +188,7 @@ impl Sink for FirehoseSink {
             Some(current) => current,
             None => Progress::new(&batch, pack(&batch.records, &self.limits)),
         };
-        self.drive(progress.insert(current)).await?;
+        rounds::drive(&mut &*self, progress.insert(current)).await?;
         *progress = None;
         Ok(())
     }
@@ -232,55 +216,37 @@ fn pack(records: &[SpoolRecord], limits: &FirehoseLimits) -> Vec<Bytes> {
     out.into_iter().map(Bytes::from).collect()
 }
 
-/// What became of a call's records.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Settled {
-    /// Firehose has these, ascending.
-    taken: Vec<usize>,
-    /// The codes of the others.
-    refused: Vec<String>,
+/// What a batch costs as it is packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Packing {
+    /// Records of PutRecordBatch.
+    pub records: usize,
+    /// Their bytes.
+    pub bytes: usize,
+    /// What is billed: each record counts in steps of [`BILLED_STEP_BYTES`].
+    pub billed_bytes: usize,
+    /// Calls of PutRecordBatch.
+    pub calls: usize,
 }
 
-/// Which of `indexes` the answer takes, and why not the others.
-fn settled(output: &PutRecordBatchOutput, indexes: &[usize]) -> Settled {
-    let mut settled = Settled::default();
-    for (at, &index) in indexes.iter().enumerate() {
-        match output.request_responses().get(at) {
-            Some(result) => match result.error_code() {
-                None => settled.taken.push(index),
-                Some(code) => settled.refused.push(code.to_owned()),
-            },
-            // An answer that is too short says nothing about the rest.
-            None => settled.refused.push("no result".to_owned()),
+impl Packing {
+    /// Packs a batch, sends nothing, and counts: for benchmarks and cost estimates.
+    #[must_use]
+    pub fn of(batch: &SinkBatch, limits: &FirehoseLimits) -> Self {
+        let records = pack(&batch.records, limits);
+        let all: Vec<usize> = (0..records.len()).collect();
+        let billed = |record: &Bytes| record.len().next_multiple_of(BILLED_STEP_BYTES);
+        Self {
+            records: records.len(),
+            bytes: records.iter().map(Bytes::len).sum(),
+            billed_bytes: records.iter().map(billed).sum(),
+            calls: cut(&all, limits.caps(), |n| records[n].len()).len(),
         }
     }
-    settled
-}
-
-fn call_failed(stream: &str, error: SdkError<PutRecordBatchError>) -> SinkError {
-    const NEEDS_SOMEBODY: &[&str] = &[
-        "ResourceNotFoundException",
-        "AccessDeniedException",
-        "InvalidArgumentException",
-        "InvalidKMSResourceException",
-        "InvalidSourceException",
-        "ValidationException",
-        "UnrecognizedClientException",
-        "InvalidSignatureException",
-    ];
-    let code = error.code().unwrap_or("no answer").to_owned();
-    let message = format!("PutRecordBatch to the delivery stream {stream} failed ({code})");
-    let sink_error = if NEEDS_SOMEBODY.contains(&code.as_str()) {
-        SinkError::permanent(message)
-    } else {
-        SinkError::retryable(message)
-    };
-    sink_error.with_source(error)
 }
 
 #[cfg(test)]
 mod tests {
-    use aws_sdk_firehose::types::PutRecordBatchResponseEntry;
     use proptest::prelude::*;
 
     use super::*;
@@ -322,31 +288,22 @@ mod tests {
     #[test]
     fn typical_events_waste_one_percent_and_not_five_times_themselves() {
         let events = vec![record(901); 2_000];
-        let billed = |limits: &FirehoseLimits| -> usize {
-            let step = BILLED_STEP_BYTES;
-            sizes(&events, limits).iter().map(|bytes| bytes.div_ceil(step) * step).sum()
+        let batch = SinkBatch {
+            collector_id: "c".to_owned(),
+            first_wal_seq: 1,
+            last_wal_seq: 2_000,
+            records: events,
         };
+        let packing = |limits: &FirehoseLimits| Packing::of(&batch, limits);
         let limits = FirehoseLimits::default();
         let bytes = 901 * 2_000;
-        assert!(billed(&limits) * 100 < bytes * 102);
-        let alone = FirehoseLimits { record_target_bytes: 0, ..limits };
-        assert_eq!(billed(&alone), 2_000 * BILLED_STEP_BYTES);
-    }
-
-    #[test]
-    fn a_records_result_settles_it_and_a_missing_one_does_not() {
-        let taken = PutRecordBatchResponseEntry::builder().record_id("r").build();
-        let refused = PutRecordBatchResponseEntry::builder().error_code(THROTTLED);
-        let output = PutRecordBatchOutput::builder()
-            .failed_put_count(1)
-            .request_responses(taken.clone())
-            .request_responses(refused.build())
-            .request_responses(taken)
-            .build()
-            .expect("an answer");
-        let settled = settled(&output, &[3, 5, 8, 9]);
-        assert_eq!(settled.taken, [3, 8]);
-        assert_eq!(settled.refused, [THROTTLED, "no result"]);
+        let together = packing(&limits);
+        assert!(together.billed_bytes * 100 < bytes * 102);
+        // 284 lines of 901 bytes are the most below 256,000 bytes.
+        assert_eq!((together.bytes, together.records, together.calls), (bytes, 8, 1));
+        let alone = packing(&FirehoseLimits { record_target_bytes: 0, ..limits });
+        assert_eq!(alone.billed_bytes, 2_000 * BILLED_STEP_BYTES);
+        assert_eq!((alone.records, alone.calls), (2_000, 4));
     }
 
     proptest! {

@@ -6,13 +6,23 @@
 //! until it is taken, also after a restart. A sink that can tell what it
 //! already holds ([`Sink::resume_after`]) therefore gets each record exactly
 //! once; any other gets it at least once.
+//!
+//! The sinks for Kinesis and Firehose need the feature `aws`, which is on by
+//! default; the KPL's format ([`kpl`]) does not.
 
 mod counted;
+#[cfg(feature = "aws")]
 pub mod firehose;
+#[cfg(feature = "aws")]
 pub mod kinesis;
 pub mod kpl;
+#[cfg(feature = "aws")]
 mod line;
+#[cfg(feature = "aws")]
 mod progress;
+#[cfg(feature = "aws")]
+mod rounds;
+#[cfg(feature = "aws")]
 mod settings;
 
 use std::error::Error;
@@ -20,8 +30,11 @@ use std::error::Error;
 use async_trait::async_trait;
 
 pub(crate) use counted::Counted;
+#[cfg(feature = "aws")]
 pub use firehose::{FirehoseLimits, FirehoseSink};
+#[cfg(feature = "aws")]
 pub use kinesis::{KinesisLimits, KinesisSink};
+#[cfg(feature = "aws")]
 pub use settings::{FirehoseSettings, KinesisSettings};
 
 /// What a line of the spool is.

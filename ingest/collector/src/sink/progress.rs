@@ -3,6 +3,8 @@
 //! The shipper sends a batch again, unchanged, until it is taken. What the
 //! service already has is remembered here, so that only the rest goes again.
 
+use std::time::Duration;
+
 use super::SinkBatch;
 
 /// A batch in the form of the records that carry it.
@@ -30,6 +32,15 @@ struct BatchId {
 pub(super) struct CallCaps {
     pub records: usize,
     pub bytes: usize,
+}
+
+/// What may be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ready {
+    /// These, ascending, at once.
+    Now(Vec<usize>),
+    /// Nothing for this long.
+    After(Duration),
 }
 
 impl<R> Progress<R> {

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::format::{FrameError, FrameHeader, Piece, SEGMENT_HEADER_LEN, decode_frame, piece_at};
+use super::format::{
+    FrameError, FrameHeader, Piece, SEGMENT_HEADER_LEN, SegmentHeader, decode_frame, piece_at,
+};
 use super::recover::segment_name;
 use super::{Shared, SpoolError, io_error};
 use crate::sink::SpoolRecord;
@@ -62,8 +64,7 @@ impl SpoolReader {
         }
         let (&ordinal, next) = state.segments.range(self.ordinal + 1..).next()?;
         self.ordinal = ordinal;
-        // A header that was damaged is stepped over like any damage.
-        self.offset = (SEGMENT_HEADER_LEN as u64).min(next.len);
+        self.offset = 0;
         Some((next.len, end_of(ordinal)))
     }
 
@@ -87,7 +88,10 @@ impl SpoolReader {
         {
             bytes = read(self.offset, header.frame_len())?;
         }
-        let mut at = 0;
+        // A header that is damaged is stepped over like any damage: where its bytes are
+        // gone, a frame may begin before its end.
+        let has_header = self.offset == 0 && SegmentHeader::decode(&bytes).is_some();
+        let mut at = if has_header { SEGMENT_HEADER_LEN } else { 0 };
         while at < bytes.len() {
             match decode_frame(&bytes[at..]) {
                 Ok((header, frame)) => {

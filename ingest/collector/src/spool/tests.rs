@@ -272,7 +272,7 @@ async fn a_hole_that_a_power_cut_left_in_an_unacknowledged_write_is_not_called_l
 }
 
 #[tokio::test]
-async fn a_clock_set_back_changes_nothing() {
+async fn clock_jumps_back_changes_nothing() {
     // Every segment's header says when it was begun; here the second is older than the first.
     let disk = SimulatedDisk::default();
     for id in ["a", "b"] {

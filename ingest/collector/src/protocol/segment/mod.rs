@@ -28,7 +28,7 @@ use clickmill_schemas::{Event, EventTime, Json, ObjectBuilder, RawJson, RejectRe
 use uuid::Uuid;
 
 use super::json::{Object, elements, is_number, is_object, left, text};
-use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
+use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request, check_shared};
 
 pub use names::event_name;
 
@@ -204,6 +204,9 @@ impl<'a> Body<'a> {
             reason: RejectReason::InvalidField,
             detail: "`batch` is no array".to_owned(),
         })?;
+        let both = [object.get("context"), object.get("integrations")];
+        let shared_bytes = both.into_iter().flatten().map(|raw| raw.get().len()).sum();
+        check_shared(messages.len(), shared_bytes)?;
         let shared = Shared {
             context: object.get("context").and_then(Object::of).unwrap_or_default(),
             integrations: object.get("integrations").cloned(),

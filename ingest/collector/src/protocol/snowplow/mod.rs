@@ -14,7 +14,8 @@
 //! - An event happened at `ttm`, where there is one, else at
 //!   `received - (stm - dtm)`.
 //! - `ti`, an item of a legacy transaction, is a `custom` event with its item;
-//!   a `tr` in the same request is a `purchase` with the items of its own `ti`.
+//!   the first `tr` of its order in the same request is a `purchase` with the items
+//!   of its `ti`.
 //!
 //! # What is refused
 //! A part that is no object, has no `e` (or one that is none of the protocol),
@@ -24,6 +25,7 @@
 pub(crate) mod entities;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use clickmill_schemas::{Event, EventTime, Json, ObjectBuilder, RawJson, RejectReason, Timestamp};
 use uuid::Uuid;
@@ -32,7 +34,7 @@ use super::columns::{Column, Fields, Numbers, take, take_screen};
 use super::json::{Object, elements, left, object_of_texts, parameters, without_lone_surrogates};
 use super::privacy::decode_base64;
 use super::segment::event_name;
-use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request};
+use super::{Dialect, Form, Limits, MAX_DEPTH, Opened, Received, Refusal, Request, check_shared};
 
 /// `source_protocol` of its events.
 pub const PROTOCOL: &str = "snowplow";
@@ -114,6 +116,26 @@ struct Part<'a> {
     entities: Option<String>,
     /// Why it cannot be decoded, found when it was opened.
     refused: Option<Refusal>,
+    legacy: Option<Legacy>,
+    /// Of an item of a legacy transaction: the part that it is an item of.
+    transaction: Option<usize>,
+}
+
+/// A legacy transaction or an item of one, with its order's id.
+enum Legacy {
+    Transaction(String),
+    Item(String),
+}
+
+impl Legacy {
+    fn of(params: &Object<'_>) -> Option<Self> {
+        let id = |key: &str| params.text(key).map(Cow::into_owned);
+        match &*params.text("e")? {
+            "tr" => id("tr_id").map(Self::Transaction),
+            "ti" => id("ti_id").map(Self::Item),
+            _ => None,
+        }
+    }
 }
 
 struct Parts<'a> {
@@ -132,7 +154,7 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
     let query = parameters(request.query);
     let of_query =
         |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
-    let parts = if by_get {
+    let mut parts = if by_get {
         if request.query.is_empty() {
             return Err(Refusal::new(RejectReason::MissingField, "the request has no parameters"));
         }
@@ -149,7 +171,9 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
         let data = object.as_ref().and_then(|object| object.get("data"));
         let schema = object.as_ref().and_then(|object| object.text("schema"));
         let is_payload = schema.as_deref().is_none_or(|schema| schema.contains("/payload_data/"));
-        match (elements(&body).or_else(|| data.and_then(elements)), of_query("schema")) {
+        let events = elements(&body).or_else(|| data.and_then(elements));
+        check_shared(events.as_ref().map_or(1, Vec::len), request.around_bytes())?;
+        match (events, of_query("schema")) {
             (Some(events), None) if is_payload => events.into_iter().map(Part::sent).collect(),
             // Webhooks of Iglu's: the schema stands beside the data, or in the query string.
             (Some(events), Some(schema)) => events
@@ -172,6 +196,7 @@ fn open<'a>(request: &'a Request<'a>) -> Result<Box<dyn Opened + 'a>, Refusal> {
             }
         }
     };
+    join_items(&mut parts);
     let write_key = of_query("aid")
         .map(str::to_owned)
         .or_else(|| parts.first()?.params()?.text("aid").map(Cow::into_owned));
@@ -266,12 +291,22 @@ impl<'a> Part<'a> {
     }
 
     fn open(sent: Cow<'a, str>, json: Option<Json<'a>>, query: Option<&'a str>) -> Self {
-        let mut part = Self { sent, json, query, event: None, entities: None, refused: None };
+        let mut part = Self {
+            sent,
+            json,
+            query,
+            event: None,
+            entities: None,
+            refused: None,
+            legacy: None,
+            transaction: None,
+        };
         let found = part.params().ok_or_else(no_object).and_then(|params| {
-            Ok((embedded(&params, "ue_pr", "ue_px")?, embedded(&params, "co", "cx")?))
+            let event = embedded(&params, "ue_pr", "ue_px")?;
+            Ok((event, embedded(&params, "co", "cx")?, Legacy::of(&params)))
         });
         match found {
-            Ok(found) => (part.event, part.entities) = found,
+            Ok(found) => (part.event, part.entities, part.legacy) = found,
             Err(refusal) => part.refused = Some(refusal),
         }
         part
@@ -285,6 +320,24 @@ impl<'a> Part<'a> {
         match &self.json {
             Some(json) => Some(json.clone()),
             None => Json::parse(&self.sent).ok(),
+        }
+    }
+}
+
+/// Says of each item of a legacy transaction whose it is: that of the first `tr`
+/// of its order, so that what comes twice is not made more of.
+fn join_items(parts: &mut [Part<'_>]) {
+    let mut transactions: HashMap<String, usize> = HashMap::new();
+    for (at, part) in parts.iter().enumerate() {
+        if let Some(Legacy::Transaction(order)) = &part.legacy
+            && !transactions.contains_key(order)
+        {
+            transactions.insert(order.clone(), at);
+        }
+    }
+    for part in parts {
+        if let Some(Legacy::Item(order)) = &part.legacy {
+            part.transaction = transactions.get(order).copied();
         }
     }
 }
@@ -332,13 +385,13 @@ impl Opened for Parts<'_> {
     }
 
     fn decode<'e>(&'e self, part: usize, received: Received<'e>) -> Result<Event<'e>, Refusal> {
-        let part = &self.parts[part];
-        if let Some(refusal) = &part.refused {
+        let opened = &self.parts[part];
+        if let Some(refusal) = &opened.refused {
             return Err(refusal.clone());
         }
-        let mut event = self.decode_part(part, received)?;
+        let mut event = self.decode_part(opened, received)?;
         if event.source_event_name.as_deref() == Some("transaction") {
-            self.add_legacy_items(&mut event);
+            self.add_legacy_items(&mut event, part);
         }
         Ok(event)
     }
@@ -426,12 +479,12 @@ impl Parts<'_> {
         Ok(event)
     }
 
-    /// The items of a legacy transaction that came along with it.
-    fn add_legacy_items<'e>(&'e self, event: &mut Event<'e>) {
-        for part in &self.parts {
-            let Some(mut params) = part.params() else { continue };
-            let of_order = params.text("ti_id").is_some() && params.text("ti_id") == event.order_id;
-            if of_order && params.text("e").as_deref() == Some("ti") {
+    /// The items of a legacy transaction that came along with it, those of the
+    /// part `transaction`.
+    fn add_legacy_items<'e>(&'e self, event: &mut Event<'e>, transaction: usize) {
+        let items = self.parts.iter().filter(|part| part.transaction == Some(transaction));
+        for part in items {
+            if let Some(mut params) = part.params() {
                 entities::take_legacy_item(event, &mut params);
             }
         }

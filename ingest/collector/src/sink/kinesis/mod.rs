@@ -16,9 +16,7 @@
 //!
 //! # Failure
 //! A shard that throttles is slowed down by itself (`pace`); refusals are
-//! waited out with decorrelated jitter; after eight rounds in a row in which
-//! nothing got through, or a call that failed as a whole, the shipper takes
-//! over, with longer waits. Nothing is ever given up.
+//! waited out in rounds (`rounds`). Nothing is ever given up.
 //!
 //! # Limits
 //! [`KinesisLimits`]. A line too large for a record becomes a reject
@@ -35,23 +33,22 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::retry::RetryConfig;
-use aws_sdk_kinesis::config::timeout::TimeoutConfig;
-use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_kinesis::operation::put_records::{PutRecordsError, PutRecordsOutput};
+use aws_sdk_kinesis::error::ProvideErrorMetadata;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, ShardFilter, ShardFilterType};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use self::pace::{Pacer, Ready};
+use self::pace::Pacer;
 use self::pack::Outgoing;
 use self::shards::{Mapping, Refreshed, ShardMap};
-use super::progress::{CallCaps, Progress, cut};
+use super::progress::{CallCaps, Progress, Ready};
+use super::rounds::{self, Answer, Service, Settled};
 use super::{Sink, SinkBatch, SinkError};
-use crate::backoff::Backoff;
 use crate::metrics::Metrics;
 
 pub use super::line::MAX_PARTITION_KEY_CHARS;
+pub use super::rounds::CALL_TIMEOUT;
 pub use pack::Packing;
 
 /// Records in a PutRecords call (service model of 2024, `PutRecordsRequestEntryList`).
@@ -67,14 +64,6 @@ pub const AGGREGATE_BYTES: usize = 51_200;
 /// A record is billed in steps of this many bytes (Kinesis Data Streams
 /// pricing, "PUT Payload Unit": 25 KB).
 pub const PUT_UNIT_BYTES: usize = 25 * 1024;
-/// A call that has no answer by now counts as failed; it may have succeeded.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// A connection that is not made by now counts as failed (the SDK's own default).
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
-/// Rounds in a row in which nothing gets through, before the shipper is told.
-const ATTEMPTS: usize = 8;
-const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Pages of ListShards: 1,000 shards each, more than any stream has.
 const MAX_LIST_PAGES: usize = 100;
 /// What counts for a shard whose name is not known.
@@ -139,26 +128,13 @@ struct State {
     pacer: Pacer,
 }
 
-/// What became of a call's records.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Settled {
-    /// Kinesis has these, ascending; each with its shard, where told.
-    taken: Vec<(usize, Option<String>)>,
-    /// It refused these, with the code.
-    refused: Vec<(usize, String)>,
-}
-
 impl KinesisSink {
     /// Sends to `stream` (a name) with `client`, whose own retries are switched
     /// off: a retry has one owner.
     #[must_use]
     pub fn new(client: &Client, stream: impl Into<String>, limits: KinesisLimits) -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_attempt_timeout(limits.call_timeout)
-            .build();
-        let config = client.config().to_builder();
-        let config = config.retry_config(RetryConfig::disabled()).timeout_config(timeouts).build();
+        let config = client.config().to_builder().retry_config(RetryConfig::disabled());
+        let config = config.timeout_config(rounds::timeouts(limits.call_timeout)).build();
         Self {
             client: Client::from_conf(config),
             stream: stream.into(),
@@ -174,115 +150,6 @@ impl KinesisSink {
     pub fn counting(mut self, metrics: Arc<Metrics>) -> Self {
         self.metrics = metrics;
         self
-    }
-
-    /// Sends what is pending, in rounds, until nothing is.
-    async fn drive(&self, state: &mut State) -> Result<(), SinkError> {
-        let State { progress: Some(progress), mapping, pacer } = state else { return Ok(()) };
-        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
-        let mut in_vain = 0;
-        while !progress.pending.is_empty() {
-            let ready = match pacer.ready(&progress.pending, &progress.records, Instant::now()) {
-                Ready::Now(ready) => ready,
-                Ready::After(wait) => {
-                    tokio::time::sleep(wait).await;
-                    continue;
-                }
-            };
-            let before = progress.pending.len();
-            let mut why = None;
-            for call in cut(&ready, self.limits.caps(), |n| progress.records[n].size()) {
-                let settled = self.put(&progress.records, &call).await?;
-                self.note(mapping, pacer, &progress.records, &settled);
-                let taken: Vec<usize> = settled.taken.iter().map(|(index, _)| *index).collect();
-                progress.settle(&taken);
-                why = settled.refused.into_iter().next().map(|(_, code)| code).or(why);
-            }
-            let Some(why) = why else {
-                backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
-                continue;
-            };
-            if progress.pending.len() < before {
-                in_vain = 0;
-                backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
-            } else {
-                in_vain += 1;
-            }
-            if in_vain == ATTEMPTS {
-                return Err(SinkError::retryable(format!(
-                    "the stream {} refused {} of {} records in {ATTEMPTS} attempts ({why}); it may \
-                     need more shards",
-                    self.stream,
-                    progress.pending.len(),
-                    progress.records.len(),
-                )));
-            }
-            tokio::time::sleep(backoff.next()).await;
-        }
-        Ok(())
-    }
-
-    /// One call.
-    async fn put(&self, records: &[Outgoing], indexes: &[usize]) -> Result<Settled, SinkError> {
-        let mut call = self.client.put_records().stream_name(&self.stream);
-        for &index in indexes {
-            let record = &records[index];
-            let entry = PutRecordsRequestEntry::builder()
-                .partition_key(&record.partition_key)
-                .set_explicit_hash_key(record.explicit_hash_key.clone())
-                .data(Blob::new(record.data.as_ref()))
-                .build()
-                .map_err(|e| SinkError::permanent("cannot build a record").with_source(e))?;
-            call = call.records(entry);
-        }
-        match call.send().await {
-            Ok(output) => Ok(settled(&output, indexes)),
-            Err(error) => Err(call_failed(&self.stream, error)),
-        }
-    }
-
-    /// Counts, slows down or speeds up, and holds the map against the answer.
-    fn note(
-        &self,
-        mapping: &mut Mapping,
-        pacer: &mut Pacer,
-        records: &[Outgoing],
-        settled: &Settled,
-    ) {
-        let now = Instant::now();
-        let throttled: BTreeSet<usize> = settled
-            .refused
-            .iter()
-            .filter(|(_, code)| code == THROTTLED)
-            .map(|(index, _)| records[*index].place)
-            .collect();
-        let took: BTreeSet<usize> =
-            settled.taken.iter().map(|(index, _)| records[*index].place).collect();
-        for place in &throttled {
-            pacer.throttled(*place, now);
-        }
-        for place in took.difference(&throttled) {
-            pacer.took(*place, now);
-        }
-        for (index, shard) in &settled.taken {
-            if let Some(shard) = shard {
-                mapping.landed(records[*index].place, shard);
-            }
-        }
-        for (index, shard) in &settled.taken {
-            let shard = [shard.as_deref().unwrap_or(UNKNOWN_SHARD)];
-            self.metrics.shard_records.with(shard).inc();
-            self.metrics.shard_bytes.with(shard).add(records[*index].size() as u64);
-        }
-        for (index, code) in &settled.refused {
-            self.metrics.sink_retries.with([code]).inc();
-            if code == THROTTLED {
-                let shard = mapping.map.id(records[*index].place);
-                let shard = [shard.map_or(UNKNOWN_SHARD, AsRef::as_ref)];
-                self.metrics.sink_throttles.inc();
-                self.metrics.shard_throttles.with(shard).inc();
-            }
-        }
     }
 
     /// Asks for the shards where that is due. Only between two batches: the
@@ -350,6 +217,96 @@ impl KinesisSink {
     }
 }
 
+/// The stream in the middle of a batch.
+struct Sending<'a> {
+    sink: &'a KinesisSink,
+    mapping: &'a mut Mapping,
+    pacer: &'a mut Pacer,
+}
+
+impl Service for Sending<'_> {
+    type Record = Outgoing;
+
+    fn caps(&self) -> CallCaps {
+        self.sink.limits.caps()
+    }
+
+    fn size(record: &Outgoing) -> usize {
+        record.size()
+    }
+
+    fn ready(&mut self, progress: &Progress<Outgoing>) -> Ready {
+        self.pacer.ready(&progress.pending, &progress.records, Instant::now())
+    }
+
+    async fn call(&self, records: &[Outgoing], indexes: &[usize]) -> Result<Settled, SinkError> {
+        let KinesisSink { client, stream, .. } = self.sink;
+        let mut call = client.put_records().stream_name(stream);
+        for &index in indexes {
+            let record = &records[index];
+            let entry = PutRecordsRequestEntry::builder()
+                .partition_key(&record.partition_key)
+                .set_explicit_hash_key(record.explicit_hash_key.clone())
+                .data(Blob::new(record.data.as_ref()))
+                .build()
+                .map_err(|e| SinkError::permanent("cannot build a record").with_source(e))?;
+            call = call.records(entry);
+        }
+        let operation = format!("PutRecords to the stream {stream}");
+        let output = call.send().await.map_err(|error| rounds::call_failed(&operation, error))?;
+        let answers = output.records().iter();
+        let answers =
+            answers.map(|one| Answer { error_code: one.error_code(), shard: one.shard_id() });
+        Ok(Settled::of(indexes, answers))
+    }
+
+    /// Slows down or speeds up, too, and holds the map against the answer.
+    fn note(&mut self, records: &[Outgoing], settled: &Settled) {
+        let Self { sink: KinesisSink { metrics, .. }, mapping, pacer } = self;
+        let now = Instant::now();
+        let throttled: BTreeSet<usize> = settled
+            .refused
+            .iter()
+            .filter(|(_, code)| code == THROTTLED)
+            .map(|(index, _)| records[*index].place)
+            .collect();
+        let took: BTreeSet<usize> =
+            settled.taken.iter().map(|(index, _)| records[*index].place).collect();
+        for place in &throttled {
+            pacer.throttled(*place, now);
+        }
+        for place in took.difference(&throttled) {
+            pacer.took(*place, now);
+        }
+        for (index, shard) in &settled.taken {
+            if let Some(shard) = shard {
+                mapping.landed(records[*index].place, shard);
+            }
+        }
+        for (index, shard) in &settled.taken {
+            let shard = [shard.as_deref().unwrap_or(UNKNOWN_SHARD)];
+            metrics.shard_records.with(shard).inc();
+            metrics.shard_bytes.with(shard).add(records[*index].size() as u64);
+        }
+        for (index, code) in &settled.refused {
+            metrics.sink_retries.with([code]).inc();
+            if code == THROTTLED {
+                let shard = mapping.map.id(records[*index].place);
+                let shard = [shard.map_or(UNKNOWN_SHARD, AsRef::as_ref)];
+                metrics.sink_throttles.inc();
+                metrics.shard_throttles.with(shard).inc();
+            }
+        }
+    }
+
+    fn refuses(&self, refused: &str) -> SinkError {
+        SinkError::retryable(format!(
+            "the stream {} refused {refused}; it may need more shards",
+            self.sink.stream
+        ))
+    }
+}
+
 #[async_trait]
 impl Sink for KinesisSink {
     /// Kinesis cannot tell.
@@ -366,71 +323,10 @@ impl Sink for KinesisSink {
             state.progress = Some(Progress::new(&batch, records));
         }
         // It stays where it is, so that neither a failure nor a dropped call forgets it.
-        self.drive(state).await?;
+        if let State { progress: Some(progress), mapping, pacer } = state {
+            rounds::drive(&mut Sending { sink: self, mapping, pacer }, progress).await?;
+        }
         state.progress = None;
         Ok(())
-    }
-}
-
-/// Which of `indexes` the answer takes, which it refuses.
-fn settled(output: &PutRecordsOutput, indexes: &[usize]) -> Settled {
-    let mut settled = Settled::default();
-    for (at, &index) in indexes.iter().enumerate() {
-        match output.records().get(at) {
-            Some(result) => match result.error_code() {
-                None => settled.taken.push((index, result.shard_id().map(str::to_owned))),
-                Some(code) => settled.refused.push((index, code.to_owned())),
-            },
-            // An answer that is too short says nothing about the rest.
-            None => settled.refused.push((index, "no result".to_owned())),
-        }
-    }
-    settled
-}
-
-fn call_failed(stream: &str, error: SdkError<PutRecordsError>) -> SinkError {
-    const NEEDS_SOMEBODY: &[&str] = &[
-        "ResourceNotFoundException",
-        "AccessDeniedException",
-        "InvalidArgumentException",
-        "ValidationException",
-        "KMSAccessDeniedException",
-        "KMSDisabledException",
-        "KMSInvalidStateException",
-        "KMSNotFoundException",
-        "KMSOptInRequired",
-        "UnrecognizedClientException",
-        "InvalidSignatureException",
-    ];
-    let code = error.code().unwrap_or("no answer").to_owned();
-    let message = format!("PutRecords to the stream {stream} failed ({code})");
-    let sink_error = if NEEDS_SOMEBODY.contains(&code.as_str()) {
-        SinkError::permanent(message)
-    } else {
-        SinkError::retryable(message)
-    };
-    sink_error.with_source(error)
-}
-
-#[cfg(test)]
-mod tests {
-    use aws_sdk_kinesis::types::PutRecordsResultEntry;
-
-    use super::*;
-
-    #[test]
-    fn a_records_result_settles_it_and_a_missing_one_does_not() {
-        let taken = PutRecordsResultEntry::builder().sequence_number("1").shard_id("s");
-        let refused = PutRecordsResultEntry::builder().error_code(THROTTLED).error_message("m");
-        let output = PutRecordsOutput::builder()
-            .records(taken.clone().build())
-            .records(refused.build())
-            .records(taken.build())
-            .build()
-            .expect("an answer");
-        let settled = settled(&output, &[3, 5, 8, 9]);
-        let s = || Some("s".to_owned());
-        assert_eq!(settled.taken, [(3, s()), (8, s())]);
-        assert_eq!(settled.refused, [(5, THROTTLED.to_owned()), (9, "no result".to_owned())]);
     }
 }

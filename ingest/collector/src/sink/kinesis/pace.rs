@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::pack::Outgoing;
+use crate::sink::progress::Ready;
 
 /// What one shard takes a second (Kinesis Data Streams, Quotas and limits).
 const SHARD_BYTES: f64 = 1024.0 * 1024.0;
@@ -46,15 +47,6 @@ struct Bucket {
     tokens: f64,
     filled: Instant,
     grown: Instant,
-}
-
-/// What may be sent.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Ready {
-    /// These, ascending, at once.
-    Now(Vec<usize>),
-    /// Nothing for this long.
-    After(Duration),
 }
 
 impl Pacer {
