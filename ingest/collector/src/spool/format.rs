@@ -52,6 +52,8 @@
 //! client sent: lines are JSON text, which has no byte below 0x20, and no
 //! length in a header can be written without one.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 use clickmill_schemas::Timestamp;
 use uuid::Uuid;
@@ -327,6 +329,18 @@ fn check_frame(bytes: &[u8]) -> Result<(FrameHeader, &[u8]), FrameError> {
     Ok((header, body))
 }
 
+/// A thread keeps its context: making one costs more than decompressing a block.
+fn decompress(body: &[u8], raw_len: usize) -> Result<Vec<u8>, FrameError> {
+    thread_local! {
+        static CONTEXT: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+            RefCell::new(zstd::bulk::Decompressor::new().ok());
+    }
+    CONTEXT.with_borrow_mut(|context| match context {
+        Some(context) => context.decompress(body, raw_len).map_err(|_| FrameError::Damaged),
+        None => zstd::bulk::decompress(body, raw_len).map_err(|_| FrameError::Damaged),
+    })
+}
+
 /// Decodes the frame at the start of `bytes`.
 ///
 /// # Errors
@@ -335,9 +349,7 @@ pub fn decode_frame(bytes: &[u8]) -> Result<(FrameHeader, Frame), FrameError> {
     let (header, body) = check_frame(bytes)?;
     let raw = match header.codec {
         CODEC_NONE => Bytes::copy_from_slice(body),
-        CODEC_ZSTD => Bytes::from(
-            zstd::bulk::decompress(body, header.raw_len).map_err(|_| FrameError::Damaged)?,
-        ),
+        CODEC_ZSTD => Bytes::from(decompress(body, header.raw_len)?),
         _ => return Err(FrameError::Damaged),
     };
     let mut records = Vec::with_capacity((header.records as usize).min(raw.len() / 5));
