@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod audit;
 mod collect;
 mod deliver;
 mod demo;
@@ -47,6 +48,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Audit(audit::Args),
     Collect(collect::Args),
     Deliver(deliver::Args),
     Demo(demo::Args),
@@ -86,6 +88,7 @@ pub fn main() -> ExitCode {
     };
     let outcome: anyhow::Result<ExitCode> = runtime.block_on(async {
         match cli.verb {
+            Verb::Audit(args) => audit::run(args, &context).await,
             Verb::Collect(args) => collect::run(args, &context).await,
             Verb::Deliver(args) => deliver::run(args, &context).await,
             Verb::Demo(args) => demo::run(args, &context).await,

@@ -6,6 +6,7 @@
 //!
 //! [`run`]: run::run
 
+pub mod audit;
 pub mod batch;
 mod decode;
 mod dedupe;

@@ -299,6 +299,8 @@ pub fn undecodable(
     problem: &str,
 ) -> Reject<'static> {
     let origin = format!("{}:{line_number}", object.path);
+    let lineage: Lineage = serde_json::from_slice(line).unwrap_or_default();
+    let text = |text: Option<String>| text.map(std::borrow::Cow::Owned);
     Reject {
         reject_id: Uuid::new_v5(&UNDECODABLE, origin.as_bytes()).to_string().into(),
         received_ts: object.max_received_ts,
@@ -308,11 +310,25 @@ pub fn undecodable(
         origin: origin.into(),
         app_id: None,
         bytes_base64: BASE64.encode(line).into(),
-        collector_id: None,
-        wal_seq: None,
-        shard_id: None,
-        sequence_number: None,
+        collector_id: text(lineage.collector_id),
+        wal_seq: lineage.wal_seq,
+        shard_id: text(lineage.shard_id),
+        sequence_number: text(lineage.sequence_number),
     }
+}
+
+/// What is left of the lineage in a line that is no event: a number that a collector
+/// gave out is then accounted for.
+#[derive(Default, serde::Deserialize)]
+struct Lineage {
+    #[serde(default)]
+    collector_id: Option<String>,
+    #[serde(default)]
+    wal_seq: Option<i64>,
+    #[serde(default)]
+    shard_id: Option<String>,
+    #[serde(default)]
+    sequence_number: Option<String>,
 }
 
 /// The least and greatest `received_ts` over objects.
