@@ -14,7 +14,7 @@ const MAX_PART: usize = 192;
 
 /// Where records come from, in an order that never changes. Its text names the
 /// chain's folder: `collector/<id>`, `kinesis/<stream>-<creation>/<shard>`, `import/<id>`,
-/// `firehose/<name>`.
+/// `firehose/<name>`, `replay/rejects`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     text: String,
@@ -73,7 +73,11 @@ impl Source {
     pub fn stem(&self) -> String {
         let (kind, rest) = self.text.split_once('/').unwrap_or_default();
         let rest = rest.replace('/', "-");
-        if matches!(kind, "import" | "firehose") { format!("{kind}-{rest}") } else { rest }
+        if matches!(kind, "import" | "firehose" | "replay") {
+            format!("{kind}-{rest}")
+        } else {
+            rest
+        }
     }
 
     /// The folder of its chain.
@@ -85,7 +89,7 @@ impl Source {
     /// Parts that a kind's text has after the kind.
     pub(super) fn depth(kind: &str) -> Option<usize> {
         match kind {
-            "collector" | "import" | "firehose" => Some(1),
+            "collector" | "import" | "firehose" | "replay" => Some(1),
             "kinesis" => Some(2),
             _ => None,
         }
@@ -99,7 +103,7 @@ impl FromStr for Source {
         let wrong = |reason| LakeError::Source { text: text.chars().take(200).collect(), reason };
         let mut parts = text.split('/');
         let depth = parts.next().and_then(Self::depth).ok_or_else(|| {
-            wrong("it must start with collector/, kinesis/, import/ or firehose/")
+            wrong("it must start with collector/, kinesis/, import/, firehose/ or replay/")
         })?;
         let rest: Vec<&str> = parts.collect();
         if rest.len() != depth {
