@@ -13,6 +13,7 @@ mod dedupe;
 mod error;
 pub mod jobs;
 mod rejects;
+pub mod replay;
 pub mod run;
 mod sessionize;
 pub mod sources;

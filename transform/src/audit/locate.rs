@@ -157,7 +157,7 @@ pub fn locate(facts: &Facts<'_>, gap: Run, surroundings: Surroundings<'_>) -> Ve
     take(&mut rest, rejects, Place::Raw, Fate::OnItsWay, WAITING);
     let (events, rejects) = both(facts.raw, gap);
     const TAKEN: &str = "in the raw zone, and taken by a batch, but in no table: \
-                         docs/audit.md says how to get it back";
+                         `clickmill replay raw` takes it in again";
     take(&mut rest, events, Place::Table, Fate::Lost, TAKEN);
     take(&mut rest, rejects, Place::Quarantine, Fate::Lost, TAKEN);
     for (by, place, detail) in broken_objects(facts, around, surroundings) {

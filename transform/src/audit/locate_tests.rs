@@ -114,6 +114,7 @@ fn a_gap_is_split_by_where_its_numbers_lie() {
         shipped_wal_seq: 89,
         held: vec![(80, 99)],
         lost: vec![(60, 65)],
+        ..SpoolState::default()
     };
     let facts =
         Facts { waiting: Some(&waiting), raw: Some(&taken), spool: Some(&spool), ..facts(&rows) };

@@ -36,7 +36,7 @@ const CHANNEL_BATCHES: usize = 2;
 /// A line longer than this cannot be an event: the collector takes 32 KB.
 const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 /// Bits of a row id that count lines in an object.
-const LINE_BITS: u32 = 32;
+pub const LINE_BITS: u32 = 32;
 /// Namespace of ids for lines that no reader can decode: the same line, the same id.
 const UNDECODABLE: Uuid = Uuid::from_u128(0x3c1f_6a52_8f0b_4e6e_9d43_51f2_7cf4_a2b7);
 
@@ -53,6 +53,8 @@ pub struct Copy {
     pub wal_seq: i64,
     /// See [`hash::content`].
     pub content: i64,
+    /// Of the shard's sequence number, or whatever carried it: see [`hash::carrier`].
+    pub carrier: u64,
     /// The row in the batch.
     pub row: i64,
 }
@@ -260,6 +262,7 @@ fn decode(
             collector: last_collector.1.unwrap_or_default(),
             wal_seq: event.wal_seq.unwrap_or_default(),
             content,
+            carrier: hash::carrier(event.shard_id.as_deref(), event.sequence_number.as_deref()),
             row,
         });
         if columns.rows() < BATCH_ROWS {
