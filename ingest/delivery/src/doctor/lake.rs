@@ -51,14 +51,14 @@ pub struct Landed {
 pub async fn probe(lake: &Lake) -> LakeFacts {
     let mut facts = LakeFacts { url: lake.url().to_string(), ..LakeFacts::default() };
     if let Err(error) = lake.store().list_with_delimiter(None).await {
-        facts.unreachable = Some(causes(&error));
+        facts.unreachable = Some(error.to_string());
         return facts;
     }
     let path = Path::from(format!("_clickmill/doctor/{}", uuid::Uuid::new_v4()));
     let create = || PutOptions::from(PutMode::Create);
     let before = Timestamp::now();
     if let Err(error) = lake.store().put_opts(&path, "clickmill doctor".into(), create()).await {
-        facts.unwritable = Some(causes(&error));
+        facts.unwritable = Some(error.to_string());
         return facts;
     }
     let after = Timestamp::now();
@@ -78,11 +78,6 @@ pub async fn probe(lake: &Lake) -> LakeFacts {
         tracing::warn!(path = path.as_ref(), %error, "the doctor's object could not be removed");
     }
     facts
-}
-
-fn causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 /// Judges a lake's store.

@@ -233,9 +233,9 @@ mod tests {
             let rate = Rate { events, event_bytes: 1_048.576 };
             severity(&stream_findings(&facts, Some(rate), None, None, None), "shards")
         };
-        assert_eq!(of(2_800.0, false), Some(Severity::Ok));
+        assert_eq!(of(2_799.0, false), Some(Severity::Ok));
         assert_eq!(of(2_801.0, false), Some(Severity::Warning));
-        assert_eq!(of(4_000.0, false), Some(Severity::Warning));
+        assert_eq!(of(3_999.0, false), Some(Severity::Warning));
         assert_eq!(of(4_001.0, false), Some(Severity::Loss));
         assert_eq!(of(4_001.0, true), Some(Severity::Ok));
         assert_eq!(

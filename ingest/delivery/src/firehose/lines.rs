@@ -52,15 +52,15 @@ struct Failed {
     message: Option<String>,
 }
 
-/// What is left of a line's lineage.
+/// What is left of a line's lineage, whatever type the rest has.
 #[derive(Default, Deserialize)]
 struct Lineage {
     #[serde(default)]
-    app_id: Option<String>,
+    app_id: Option<serde_json::Value>,
     #[serde(default)]
-    collector_id: Option<String>,
+    collector_id: Option<serde_json::Value>,
     #[serde(default)]
-    wal_seq: Option<i64>,
+    wal_seq: Option<serde_json::Value>,
 }
 
 /// The lines of a piece; at least one.
@@ -159,6 +159,9 @@ fn reject(
     // The same piece of the same object gives the same id.
     let name = format!("{location}\n{key}\n{etag}\n{place}");
     let lineage: Lineage = serde_json::from_slice(bytes).unwrap_or_default();
+    let some = |value: Option<serde_json::Value>| -> Option<Cow<'_, str>> {
+        Some(Cow::Owned(value?.as_str()?.to_owned()))
+    };
     WireRecord::Reject(Reject {
         reject_id: Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes()).to_string().into(),
         received_ts,
@@ -166,10 +169,10 @@ fn reject(
         reason: RejectReason::Undecodable,
         detail: detail.into(),
         origin: format!("{key}:{place}").into(),
-        app_id: lineage.app_id.map(Cow::Owned),
+        app_id: some(lineage.app_id),
         bytes_base64: BASE64.encode(bytes).into(),
-        collector_id: lineage.collector_id.map(Cow::Owned),
-        wal_seq: lineage.wal_seq,
+        collector_id: some(lineage.collector_id),
+        wal_seq: lineage.wal_seq.and_then(|number| number.as_i64()),
         shard_id: Some(format!("raw:{key}").into()),
         sequence_number: Some(place.into()),
     })
@@ -219,9 +222,12 @@ mod tests {
     #[test]
     fn what_is_no_record_becomes_a_reject_with_its_bytes_and_its_number() {
         let broken = EVENT.replace("\"app_id\":\"shop\"", "\"app_id\":4");
-        for bytes in [b"\xff\xfe".as_slice(), b"{}", broken.as_bytes()] {
+        for (bytes, seq) in
+            [(b"\xff\xfe".as_slice(), None), (b"{}".as_slice(), None), (broken.as_bytes(), Some(7))]
+        {
             let lines = of_piece(origin(), bytes);
             let reject = decoded(&lines[0]);
+            assert_eq!(reject.wal_seq, seq);
             assert_eq!(BASE64.decode(&*reject.bytes_base64).expect("base64"), bytes);
             assert_eq!(reject.origin, "2026/11/23/17/clicks-1:3");
         }

@@ -245,8 +245,12 @@ mod tests {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).expect("a batch")
     }
 
+    fn array(array: impl Array + 'static) -> ArrayRef {
+        Arc::new(array)
+    }
+
     fn text(values: &[Option<&str>]) -> ArrayRef {
-        Arc::new(values.iter().copied().collect::<StringArray>())
+        array(values.iter().copied().collect::<StringArray>())
     }
 
     fn required() -> Vec<(&'static str, ArrayRef)> {
@@ -254,8 +258,8 @@ mod tests {
             ("event_name", text(&[Some("purchase")])),
             ("source_protocol", text(&[Some("native")])),
             ("app_id", text(&[Some("shop")])),
-            ("event_ts", Arc::new(TimestampNanosecondArray::from(vec![1_795_455_600_123_456_789]))),
-            ("received_ts", Arc::new(TimestampMillisecondArray::from(vec![1_795_455_601_000]))),
+            ("event_ts", array(TimestampNanosecondArray::from(vec![1_795_455_600_123_456_789]))),
+            ("received_ts", array(TimestampMillisecondArray::from(vec![1_795_455_601_000]))),
         ]
     }
 
@@ -287,10 +291,10 @@ mod tests {
         let total = Decimal128Array::from(vec![123_450_i128]).with_precision_and_scale(18, 4);
         let mut columns = vec![("messageid", text(&[Some("e\"1")]))];
         columns.extend(required());
-        columns.push(("items", Arc::new(items.finish())));
-        columns.push(("total", Arc::new(total.expect("decimal"))));
-        columns.push(("revenue", Arc::new(Float64Array::from(vec![12.3]))));
-        columns.push(("wal_seq", Arc::new(Int64Array::from(vec![7]))));
+        columns.push(("items", array(items.finish())));
+        columns.push(("total", array(total.expect("decimal"))));
+        columns.push(("revenue", array(Float64Array::from(vec![12.3]))));
+        columns.push(("wal_seq", array(Int64Array::from(vec![7]))));
         columns.push(("properties", text(&[Some(r#"{"a": 1.10}"#)])));
         columns.push(("shop_column", text(&[Some("x")])));
         columns.push(("coupon", text(&[None])));
@@ -312,7 +316,7 @@ mod tests {
         let mut columns = vec![("event_id", text(&[Some("e")]))];
         columns.extend(required().into_iter().filter(|(name, _)| !name.ends_with("_ts")));
         columns.push(("event_ts", text(&[Some("2026-11-23 17:40:00.5")])));
-        columns.push(("received_ts", Arc::new(Int64Array::from(vec![1_795_455_601_000]))));
+        columns.push(("received_ts", array(Int64Array::from(vec![1_795_455_601_000]))));
         columns.push(("sent_ts", text(&[Some("2026-11-23T18:40:00+01:00")])));
         columns.push(("other", text(&[Some("kept")])));
         let event = decode(&batch(columns), &[]);
@@ -329,7 +333,7 @@ mod tests {
     fn an_inexact_amount_is_refused_and_not_rounded() {
         let mut columns = vec![("event_id", text(&[Some("e")]))];
         columns.extend(required());
-        columns.push(("revenue", Arc::new(Float64Array::from(vec![0.1 + 0.2]))));
+        columns.push(("revenue", array(Float64Array::from(vec![0.1 + 0.2]))));
         let text = objects(&batch(columns), &BTreeMap::new()).expect("encodes").remove(0);
         assert!(WireRecord::decode(text.as_bytes()).is_err(), "{text}");
     }
