@@ -286,21 +286,21 @@ fn present(seqs: &Seqs, run: Run) -> Vec<Run> {
 fn cut(runs: &[Run], by: &[Run]) -> (Vec<Run>, Vec<Run>) {
     let (mut hit, mut left) = (Vec::new(), Vec::new());
     for run in runs {
-        let mut next = run.0;
+        // What is not dealt with yet begins here; `None` once the run is.
+        let mut next = Some(run.0);
         for other in by.iter().filter(|other| other.1 >= run.0 && other.0 <= run.1) {
-            let (first, last) = (other.0.max(next), other.1.min(run.1));
+            let Some(from) = next else { break };
+            let (first, last) = (other.0.max(from), other.1.min(run.1));
             if first > last {
                 continue;
             }
-            if next < first {
-                left.push((next, first - 1));
+            if from < first {
+                left.push((from, first - 1));
             }
             hit.push((first, last));
-            next = last.saturating_add(1);
+            next = last.checked_add(1).filter(|next| *next <= run.1);
         }
-        if next <= run.1 {
-            left.push((next, run.1));
-        }
+        left.extend(next.map(|from| (from, run.1)));
     }
     (hit, left)
 }
