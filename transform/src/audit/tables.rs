@@ -31,7 +31,7 @@ use super::{Scope, Window};
 use crate::TransformError;
 
 /// Rows decoded at a time.
-const BATCH_ROWS: usize = 65_536;
+const BATCH_ROWS: usize = 8_192;
 /// The columns that are read. A table that lacks one has NULL there.
 const COLUMNS: [&str; 5] =
     ["collector_id", "wal_seq", "received_ts", "shard_id", "sequence_number"];
@@ -385,6 +385,11 @@ fn count(batch: &RecordBatch, kind: Kind, scope: Scope, positions: &Positions, r
         let Some(mine) = mine else { continue };
         // Two keys of one dictionary may have the same text.
         let id = if values.is_valid(key) { values.value(key) } else { "" };
-        rows.collectors.entry(id.to_owned()).or_default().merge(mine);
+        match rows.collectors.get_mut(id) {
+            Some(there) => there.merge(mine),
+            None => {
+                rows.collectors.insert(id.to_owned(), mine);
+            }
+        }
     }
 }
