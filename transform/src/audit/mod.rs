@@ -336,7 +336,8 @@ async fn raw_around(
         let window = Window { from: after, to: before };
         for chain in chains {
             let own = chain.collector_id() == Some(one.id);
-            if !own && !(chain.is_shared() && one.via_stream()) {
+            let through_a_stream = chain.is_shared() && one.via_stream();
+            if !(own || through_a_stream) {
                 continue;
             }
             for commit in chain.survey.commits.iter().filter(|commit| chain.is_taken(commit)) {

@@ -99,9 +99,9 @@ pub enum FirehoseError {
     Lake {
         /// As configured.
         location: String,
-        /// The lake's word.
+        /// The lake's word; boxed, since every result carries its room.
         #[source]
-        source: LakeError,
+        source: Box<LakeError>,
     },
     /// The location cannot be listed or read.
     #[error("[[raw]] {location}: cannot {operation} {path}")]
@@ -114,7 +114,7 @@ pub enum FirehoseError {
         path: String,
         /// The store's word.
         #[source]
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// The location holds the lake itself.
     #[error("[[raw]] {location} is the lake itself: name a prefix beside it")]
@@ -140,7 +140,8 @@ pub async fn land(
     now: Timestamp,
 ) -> Result<LocationReport, FirehoseError> {
     let location = config.location.clone();
-    let fail = |source| FirehoseError::Lake { location: location.clone(), source };
+    let fail =
+        |source| FirehoseError::Lake { location: location.clone(), source: Box::new(source) };
     let (store, url) = open_store(&config.location).await.map_err(fail)?;
     let below = lake.url().as_str().strip_prefix(url.as_str()).map(str::to_owned);
     if below.as_deref() == Some("") {
@@ -151,7 +152,8 @@ pub async fn land(
     let mut report = LocationReport { location: config.location.clone(), ..Default::default() };
     for _ in 0..MAX_LOST_RACES {
         match landing.land_new(&mut report).await {
-            Err(FirehoseError::Lake { source: LakeError::LostRace { .. }, .. }) => {}
+            Err(FirehoseError::Lake { source, .. })
+                if matches!(*source, LakeError::LostRace { .. }) => {}
             outcome => return outcome.map(|()| report),
         }
     }
@@ -397,7 +399,7 @@ impl Landing<'_> {
     }
 
     fn lake_error(&self, source: LakeError) -> FirehoseError {
-        FirehoseError::Lake { location: self.config.location.clone(), source }
+        FirehoseError::Lake { location: self.config.location.clone(), source: Box::new(source) }
     }
 
     fn store_error(
@@ -407,7 +409,7 @@ impl Landing<'_> {
         source: object_store::Error,
     ) -> FirehoseError {
         let (location, path) = (self.config.location.clone(), path.to_owned());
-        FirehoseError::Store { location, operation, path, source }
+        FirehoseError::Store { location, operation, path, source: Box::new(source) }
     }
 }
 
