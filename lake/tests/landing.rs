@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use clickmill_lake::landing::{Chain, NewCommit, Source, commits_after, list_sources};
+use clickmill_lake::landing::{Chain, NewCommit, Source, commits_after, list_sources, survey};
 use clickmill_lake::raw::{MAX_OPEN_OBJECTS, RawKind, RawLine, RawWriter};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
@@ -88,6 +88,24 @@ async fn chains(lake: &Lake) {
     let read = commits_after(lake, &source(), 0).await;
     assert!(matches!(read, Err(LakeError::Gap { missing: 2, .. })), "{read:?}");
     assert!(matches!(Chain::open(lake, source()).await, Err(LakeError::Gap { .. })));
+
+    // Who looks for holes reads on: what is there, what is missing, what is damaged.
+    lake.store().put(&path_of(4), Bytes::from("{}").into()).await.expect("puts");
+    let found = survey(lake, &source(), None).await.expect("surveys");
+    let read: Vec<u64> = found.commits.iter().map(|commit| commit.ordinal).collect();
+    assert_eq!((found.total, read), (4, vec![1, 3, 5]));
+    let at: Vec<u64> = found.problems.iter().map(|problem| problem.ordinal).collect();
+    assert_eq!(at, [2, 4], "{:?}", found.problems);
+    let later = Timestamp::parse("2026-11-23T17:40:00.000001Z").expect("time");
+    let found = survey(lake, &source(), Some(later)).await.expect("surveys");
+    // A damaged commit counts as late, so that nothing is left out: what follows it is read.
+    let read: Vec<u64> = found.commits.iter().map(|commit| commit.ordinal).collect();
+    assert_eq!((found.total, read), (4, vec![5]));
+    assert_eq!(found.problems[0].ordinal, 2, "a hole shows whatever is asked for");
+}
+
+fn path_of(ordinal: u64) -> Path {
+    source().folder().join(format!("{ordinal:020}.json"))
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
+use clickmill_delivery::firehose::{self, FirehoseError, LocationReport, RawLocation};
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Series, Snapshot};
 use clickmill_lake::table::Table;
@@ -32,7 +33,7 @@ pub struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Take in what is new, once
+    /// Take in what is new, once: what landed, what Firehose delivered ([[raw]]), and exports
     Run(RunArgs),
     /// Say what the next run would take in; writes nothing
     Plan(ReportArgs),
@@ -95,19 +96,72 @@ async fn run_once(args: RunArgs, context: &Context, lake: &Lake) -> anyhow::Resu
         return Ok(ExitCode::from(super::EXIT_USAGE));
     }
     let started = Instant::now();
+    let (landed, failed) = land_foreign(lake, &context.config.raw).await;
     let report = clickmill_transform::run(lake, &options, &Terminal::new()).await?;
     for notice in &report.notices {
         eprintln!("note: {notice}");
     }
     match args.report.format {
-        ReportFormat::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        ReportFormat::Json => {
+            let whole = WholeReport { landed: &landed, report: &report };
+            println!("{}", serde_json::to_string_pretty(&whole)?);
+        }
         ReportFormat::Text => print_run(&report, started),
     }
+    // Everything else is done by now; the next run tries the location again.
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
     let rejected: u64 = counted(&report, "rejects");
-    if args.strict && (rejected > 0 || !report.notices.is_empty()) {
+    let noted = landed.iter().any(|one| !one.left_out.is_empty() || !one.overwritten.is_empty());
+    if args.strict && (rejected > 0 || noted || !report.notices.is_empty()) {
         return Ok(ExitCode::from(super::EXIT_PARTIAL));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[derive(serde::Serialize)]
+struct WholeReport<'a> {
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    landed: &'a [LocationReport],
+    #[serde(flatten)]
+    report: &'a RunReport,
+}
+
+/// Lands what Firehose delivered since, and says what was; the first location that
+/// failed does not keep the others, or the run, from going on.
+pub(super) async fn land_foreign(
+    lake: &Lake,
+    locations: &[RawLocation],
+) -> (Vec<LocationReport>, Option<FirehoseError>) {
+    let (mut landed, mut failed) = (Vec::new(), None);
+    for location in locations {
+        match firehose::land(lake, location, Timestamp::now()).await {
+            Ok(report) => {
+                for key in &report.overwritten {
+                    eprintln!(
+                        "note: {}/{key} was overwritten since it was taken: it is taken again, and \
+                         what was in it before stays",
+                        report.location.trim_end_matches('/')
+                    );
+                }
+                for text in &report.left_out {
+                    eprintln!("note: left out: {text}");
+                }
+                landed.push(report);
+            }
+            Err(error) => {
+                tracing::error!(error = %describe(&error), "a location was not taken in");
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    (landed, failed)
+}
+
+fn describe(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn counted(report: &RunReport, name: &str) -> u64 {

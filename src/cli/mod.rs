@@ -1,10 +1,13 @@
 //! The verbs, one file each.
 
+mod audit;
 mod collect;
 mod deliver;
 mod demo;
+mod doctor;
 mod etl;
 mod import;
+mod replay;
 mod spool;
 mod sql;
 mod tail;
@@ -47,11 +50,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Verb {
+    Audit(audit::Args),
     Collect(collect::Args),
     Deliver(deliver::Args),
     Demo(demo::Args),
+    Doctor(doctor::Args),
     Etl(etl::Args),
     Import(import::Args),
+    Replay(replay::Args),
     Spool(spool::Args),
     Sql(sql::Args),
     Tail(tail::Args),
@@ -86,11 +92,14 @@ pub fn main() -> ExitCode {
     };
     let outcome: anyhow::Result<ExitCode> = runtime.block_on(async {
         match cli.verb {
+            Verb::Audit(args) => audit::run(args, &context).await,
             Verb::Collect(args) => collect::run(args, &context).await,
             Verb::Deliver(args) => deliver::run(args, &context).await,
             Verb::Demo(args) => demo::run(args, &context).await,
+            Verb::Doctor(args) => doctor::run(args, &context).await,
             Verb::Etl(args) => etl::run(args, &context).await,
             Verb::Import(args) => import::run(args, &context).await,
+            Verb::Replay(args) => replay::run(args, &context).await,
             Verb::Spool(args) => spool::run(args, &context).await,
             Verb::Sql(args) => sql::run(args, &context).await,
             Verb::Tail(args) => tail::run(args, &context).await,

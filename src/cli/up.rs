@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clickmill_delivery::firehose::RawLocation;
 use clickmill_delivery::kinesis::{self, DeliverConfig, Until};
 use clickmill_lake::Lake;
 use clickmill_transform::{RunOptions, RunReport, Silent};
@@ -53,7 +54,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
 
     let stop_etl = CancellationToken::new();
     let every = Duration::from_secs(args.etl_every);
-    let etl = tokio::spawn(schedule(lake.clone(), options.clone(), every, stop_etl.clone()));
+    let etl = schedule(
+        lake.clone(),
+        options.clone(),
+        context.config.raw.clone(),
+        every,
+        stop_etl.clone(),
+    );
+    let etl = tokio::spawn(etl);
     let stop_delivery = CancellationToken::new();
     let delivery = deliver(&opened.sink, &lake, context, &stop_delivery).await;
 
@@ -70,6 +78,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     }
     stop_etl.cancel();
     etl.await?;
+    let _ = super::etl::land_foreign(&lake, &context.config.raw).await;
     let report = clickmill_transform::run(&lake, &options, &Silent).await?;
     say(&report);
     eprintln!("clickmill up: {}", describe_drain(drained.left, &spool));
@@ -103,13 +112,21 @@ async fn catch_up(sink: &SinkChoice, lake: &Lake, context: &Context) -> anyhow::
 }
 
 /// Runs the ETL again and again. A failure is said and tried again: nothing is lost meanwhile.
-async fn schedule(lake: Lake, options: RunOptions, every: Duration, stop: CancellationToken) {
+async fn schedule(
+    lake: Lake,
+    options: RunOptions,
+    raw: Vec<RawLocation>,
+    every: Duration,
+    stop: CancellationToken,
+) {
     let mut wait = every;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
+        // A location that failed is in the log, and is tried again with the next run.
+        let _ = super::etl::land_foreign(&lake, &raw).await;
         match clickmill_transform::run(&lake, &options, &Silent).await {
             Ok(report) => {
                 wait = every;

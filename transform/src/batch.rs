@@ -39,6 +39,10 @@ pub struct Batch {
     pub targets: BTreeSet<String>,
     /// The landed objects that it takes in.
     pub raw: Vec<LandedObject>,
+    /// Objects that an earlier batch took, taken in again: of these, what the tables hold
+    /// already changes nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replayed: Vec<LandedObject>,
     /// The exports that it takes in.
     pub exports: Vec<Export>,
     /// UTC dates of the events in `raw`.
@@ -75,8 +79,22 @@ pub enum Plan {
 impl Batch {
     /// The landed objects of a kind, with their numbers in the batch.
     pub fn objects(&self, kind: RawKind) -> impl Iterator<Item = (u32, &LandedObject)> {
-        let numbered = self.raw.iter().zip(0_u32..);
+        let numbered = self.raw.iter().chain(&self.replayed).zip(0_u32..);
         numbered.filter(move |(object, _)| object.kind == kind).map(|(object, at)| (at, object))
+    }
+
+    /// True for the number of an object that was taken before.
+    #[must_use]
+    pub fn is_replayed(&self, number: u32) -> bool {
+        number as usize >= self.raw.len()
+    }
+
+    /// Takes objects in again, beside what is new.
+    pub fn replay(&mut self, objects: &[LandedObject]) {
+        let fresh = |object: &&LandedObject| self.raw.iter().all(|new| new.path != object.path);
+        self.replayed = objects.iter().filter(fresh).cloned().collect();
+        let days = self.replayed.iter().flat_map(|object| object.event_dates.iter().copied());
+        self.touched_days.extend(days);
     }
 
     /// True where it takes in nothing and leaves no table behind.
@@ -148,6 +166,7 @@ pub async fn plan(
         created_at: Timestamp::now(),
         targets: targets.clone(),
         raw: Vec::new(),
+        replayed: Vec::new(),
         exports: Vec::new(),
         touched_days: BTreeSet::new(),
         base: base_versions(lake).await?,

@@ -7,7 +7,7 @@
 //! which batches they came: the kept rows of earlier batches take part.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::decode::raw::Copy;
@@ -45,6 +45,33 @@ pub struct Verdict {
     pub extra: HashMap<i64, Reason>,
     /// Rows of the table (by number in `old`) that a new, earlier copy displaces.
     pub displaced: HashMap<usize, Reason>,
+    /// New rows that are in the tables already: they come from a replay, and are left out.
+    pub same: HashSet<i64>,
+}
+
+/// Takes out of `new` what is in the tables already, by its whole lineage: `known` are
+/// the rows of `events` and `event_duplicates`. Only rows that `is_replayed` are looked
+/// at: anything else that arrives twice is a copy, and is kept as one.
+#[must_use]
+pub fn without_known(
+    new: &mut Vec<Copy>,
+    known: &[Copy],
+    is_replayed: impl Fn(i64) -> bool,
+) -> HashSet<i64> {
+    let lineage =
+        |copy: &Copy| (copy.identity, copy.received_ts, copy.collector, copy.wal_seq, copy.carrier);
+    let mut seen: HashSet<_> = known.iter().map(lineage).collect();
+    // What lands for the first time in this batch counts before what is taken in again.
+    seen.extend(new.iter().filter(|copy| !is_replayed(copy.row)).map(lineage));
+    let mut same = HashSet::new();
+    new.retain(|copy| {
+        let again = is_replayed(copy.row) && !seen.insert(lineage(copy));
+        if again {
+            same.insert(copy.row);
+        }
+        !again
+    });
+    same
 }
 
 /// Judges the new copies against each other and against the kept rows `old`
@@ -126,7 +153,35 @@ mod tests {
     const DAY: i64 = 86_400_000_000;
 
     fn copy(identity: u128, received_ts: i64, collector: u32, wal_seq: i64, row: i64) -> Copy {
-        Copy { identity, received_ts, collector, wal_seq, content: 1, row }
+        Copy { identity, received_ts, collector, wal_seq, content: 1, carrier: 0, row }
+    }
+
+    #[test]
+    fn of_what_is_taken_in_again_only_what_the_tables_lack_stays() {
+        let carried = |carrier, copy: Copy| Copy { carrier, ..copy };
+        let known = [carried(5, copy(1, 10, 0, 1, 0)), copy(2, 20, 0, 2, 0)];
+        // Rows from 100 on are replayed.
+        let mut new = vec![
+            carried(5, copy(1, 10, 0, 1, 100)),
+            copy(2, 20, 0, 2, 101),
+            // Another record of the stream, another number, another time: copies of their own.
+            carried(6, copy(1, 10, 0, 1, 102)),
+            carried(5, copy(1, 10, 0, 9, 103)),
+            carried(5, copy(1, 11, 0, 1, 104)),
+            // Twice in the replay itself, and once for the first time in this batch.
+            copy(3, 30, 0, 3, 105),
+            copy(3, 30, 0, 3, 106),
+            copy(4, 40, 0, 4, 107),
+            copy(4, 40, 0, 4, 1),
+            // Not replayed: a redelivery, which is kept as a copy.
+            copy(2, 20, 0, 2, 2),
+        ];
+        let same = without_known(&mut new, &known, |row| row >= 100);
+        let mut same: Vec<i64> = same.into_iter().collect();
+        same.sort_unstable();
+        assert_eq!(same, [100, 101, 106, 107]);
+        let rows: Vec<i64> = new.iter().map(|copy| copy.row).collect();
+        assert_eq!(rows, [102, 103, 104, 105, 1, 2]);
     }
 
     fn collectors() -> Vec<String> {

@@ -24,6 +24,15 @@ pub enum TransformError {
         /// What is wrong, and what to do.
         reason: String,
     },
+    /// The store failed while a data file of a table was read.
+    #[error("cannot read the data file {path}")]
+    File {
+        /// Its path in the lake.
+        path: String,
+        /// Parquet's word.
+        #[source]
+        source: parquet::errors::ParquetError,
+    },
     /// A query of a job failed.
     #[error("the job {job} failed")]
     Job {

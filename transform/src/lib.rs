@@ -6,12 +6,14 @@
 //!
 //! [`run`]: run::run
 
+pub mod audit;
 pub mod batch;
 mod decode;
 mod dedupe;
 mod error;
 pub mod jobs;
 mod rejects;
+pub mod replay;
 pub mod run;
 mod sessionize;
 pub mod sources;

@@ -23,7 +23,7 @@ use crate::sources::{Notice, SourcesConfig};
 /// Version of the snapshot file's JSON.
 const SNAPSHOT_VERSION: u32 = 1;
 /// How often a race for the next batch may be lost.
-const MAX_PLAN_ATTEMPTS: usize = 20;
+pub(crate) const MAX_PLAN_ATTEMPTS: usize = 20;
 /// How often a job is computed again because somebody changed what it replaces.
 const MAX_JOB_ATTEMPTS: usize = 5;
 
@@ -138,7 +138,7 @@ pub async fn run(
     }
 }
 
-fn add_notices(all: &mut Vec<Notice>, more: Vec<Notice>) {
+pub(crate) fn add_notices(all: &mut Vec<Notice>, more: Vec<Notice>) {
     for notice in more {
         if !all.contains(&notice) {
             all.push(notice);
@@ -146,7 +146,8 @@ fn add_notices(all: &mut Vec<Notice>, more: Vec<Notice>) {
     }
 }
 
-async fn run_batch(
+/// Computes and commits a batch.
+pub(crate) async fn run_batch(
     lake: &Lake,
     options: &RunOptions,
     progress: &dyn Progress,
@@ -156,8 +157,8 @@ async fn run_batch(
     let context = JobContext::new(lake, batch, previous, options)?;
     let mut report = BatchReport {
         batch: batch.batch,
-        raw_objects: batch.raw.len() as u64,
-        raw_bytes: batch.raw.iter().map(|object| object.bytes).sum(),
+        raw_objects: (batch.raw.len() + batch.replayed.len()) as u64,
+        raw_bytes: batch.raw.iter().chain(&batch.replayed).map(|object| object.bytes).sum(),
         exports: batch.exports.len() as u64,
         jobs: Vec::new(),
     };

@@ -1,7 +1,9 @@
 //! From where clicks are to the raw zone: the embedded sink, the Kinesis
-//! worker, and imports of existing history. All three land by the commit
+//! worker, what Firehose landed, and imports of existing history. All land by the commit
 //! chains of `clickmill_lake::landing`.
 
+pub mod doctor;
+pub mod firehose;
 pub mod import;
 pub mod kinesis;
 mod lake_sink;

@@ -9,7 +9,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions}
 
 use super::{
     COMMIT_VERSION, Commit, DELIVERY, MAX_APPEND_ATTEMPTS, MAX_COMMIT_BYTES, MAX_COMMITS_READ,
-    NewCommit, Source,
+    NewCommit, Source, TakenFile,
 };
 use crate::LakeError;
 use crate::store::Lake;
@@ -17,7 +17,7 @@ use crate::store::Lake;
 /// Wait before the second PUT of a commit; it doubles each time.
 const APPEND_BACKOFF: Duration = Duration::from_millis(100);
 /// Commits read at once.
-const READ_CONCURRENCY: usize = 16;
+pub(super) const READ_CONCURRENCY: usize = 16;
 /// Commits of a chain that are listed to find its end; past them it is searched by HEAD.
 const LIST_AT_MOST: usize = 1_000;
 
@@ -84,7 +84,19 @@ impl Chain {
     /// it may have committed, so [`Chain::reload`] before anything else.
     /// [`LakeError::Unfit`] for a closed chain or a commit that is too large.
     pub async fn append(&mut self, new: NewCommit) -> Result<&Commit, LakeError> {
-        let commit = self.next(new)?;
+        self.append_with(new, Vec::new()).await
+    }
+
+    /// As [`Chain::append`], with the foreign files that the commit took in.
+    ///
+    /// # Errors
+    /// As [`Chain::append`].
+    pub async fn append_with(
+        &mut self,
+        new: NewCommit,
+        files: Vec<TakenFile>,
+    ) -> Result<&Commit, LakeError> {
+        let commit = Commit { files, ..self.next(new)? };
         let bytes = commit.encode()?;
         let path = path_of(&self.source, commit.ordinal);
         let mut attempt = 1;
@@ -132,6 +144,7 @@ impl Chain {
             closed: new.closed,
             objects: new.objects,
             possible_loss: new.possible_loss,
+            files: Vec::new(),
             committed_at: new.committed_at,
         })
     }
@@ -198,7 +211,7 @@ pub async fn commits_after(
     Ok(commits)
 }
 
-fn path_of(source: &Source, ordinal: u64) -> Path {
+pub(super) fn path_of(source: &Source, ordinal: u64) -> Path {
     source.folder().join(format!("{ordinal:020}.json"))
 }
 
@@ -218,7 +231,7 @@ fn check_gapless(source: &Source, after: u64, sorted: &[u64]) -> Result<(), Lake
 }
 
 /// Ordinals after `offset`, at most `limit`, in the store's order (ascending on S3 and in folders).
-async fn ordinals(
+pub(super) async fn ordinals(
     store: &dyn ObjectStore,
     source: &Source,
     offset: Option<&Path>,
@@ -274,7 +287,11 @@ async fn exists(store: &dyn ObjectStore, source: &Source, ordinal: u64) -> Resul
     }
 }
 
-async fn read(store: &dyn ObjectStore, source: &Source, ordinal: u64) -> Result<Commit, LakeError> {
+pub(super) async fn read(
+    store: &dyn ObjectStore,
+    source: &Source,
+    ordinal: u64,
+) -> Result<Commit, LakeError> {
     let path = path_of(source, ordinal);
     let bytes = content(store, &path)
         .await?

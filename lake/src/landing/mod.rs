@@ -23,12 +23,14 @@
 
 mod chain;
 mod source;
+mod survey;
 
 use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use chain::{Chain, commits_after, list_sources};
 pub use source::Source;
+pub use survey::{ChainProblem, Survey, survey};
 
 use crate::LakeError;
 use crate::raw::RawKind;
@@ -68,6 +70,9 @@ pub struct Commit {
     /// Records that the stream dropped before they were read, as far as can be told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub possible_loss: Option<PossibleLoss>,
+    /// Files of somebody else's delivery that this commit took in: nobody takes them again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<TakenFile>,
     /// When it was written, by the writer's clock.
     pub committed_at: Timestamp,
 }
@@ -94,6 +99,19 @@ pub struct LandedObject {
     pub min_received_ts: Timestamp,
     /// Greatest `received_ts` in it.
     pub max_received_ts: Timestamp,
+}
+
+/// A file that was not ours, landed by a commit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenFile {
+    /// Its key below the configured location.
+    pub key: String,
+    /// Its version: another one under the same key is another file.
+    pub etag: String,
+    /// Its length as stored.
+    pub bytes: u64,
+    /// Lines that it became.
+    pub records: u64,
 }
 
 /// A stretch of a stream that was trimmed before it was read, or may have been.
@@ -212,6 +230,7 @@ mod tests {
                 },
             ],
             possible_loss: Some(PossibleLoss { after: "1".to_owned(), before: None }),
+            files: vec![],
             committed_at: at("2026-11-23T17:41:01.25Z"),
         }
     }

@@ -13,7 +13,8 @@ use crate::LakeError;
 const MAX_PART: usize = 192;
 
 /// Where records come from, in an order that never changes. Its text names the
-/// chain's folder: `collector/<id>`, `kinesis/<stream>-<creation>/<shard>`, `import/<id>`.
+/// chain's folder: `collector/<id>`, `kinesis/<stream>-<creation>/<shard>`, `import/<id>`,
+/// `firehose/<name>`, `replay/rejects`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     text: String,
@@ -46,25 +47,37 @@ impl Source {
         format!("import/{id}").parse()
     }
 
+    /// What Firehose landed at one location; positions count the objects taken.
+    ///
+    /// # Errors
+    /// [`LakeError::Source`] where the name cannot stand in a path.
+    pub fn firehose(name: &str) -> Result<Self, LakeError> {
+        format!("firehose/{name}").parse()
+    }
+
     /// Its text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// `collector`, `kinesis` or `import`.
+    /// `collector`, `kinesis`, `import` or `firehose`.
     #[must_use]
     pub fn kind(&self) -> &str {
         self.text.split('/').next().unwrap_or_default()
     }
 
     /// The start of its data objects' names: the collector's id, `<stream>-<creation>-<shard>`,
-    /// `import-<id>`.
+    /// `import-<id>`, `firehose-<name>`.
     #[must_use]
     pub fn stem(&self) -> String {
         let (kind, rest) = self.text.split_once('/').unwrap_or_default();
         let rest = rest.replace('/', "-");
-        if kind == "import" { format!("import-{rest}") } else { rest }
+        if matches!(kind, "import" | "firehose" | "replay") {
+            format!("{kind}-{rest}")
+        } else {
+            rest
+        }
     }
 
     /// The folder of its chain.
@@ -76,7 +89,7 @@ impl Source {
     /// Parts that a kind's text has after the kind.
     pub(super) fn depth(kind: &str) -> Option<usize> {
         match kind {
-            "collector" | "import" => Some(1),
+            "collector" | "import" | "firehose" | "replay" => Some(1),
             "kinesis" => Some(2),
             _ => None,
         }
@@ -89,10 +102,9 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, LakeError> {
         let wrong = |reason| LakeError::Source { text: text.chars().take(200).collect(), reason };
         let mut parts = text.split('/');
-        let depth = parts
-            .next()
-            .and_then(Self::depth)
-            .ok_or_else(|| wrong("it must start with collector/, kinesis/ or import/"))?;
+        let depth = parts.next().and_then(Self::depth).ok_or_else(|| {
+            wrong("it must start with collector/, kinesis/, import/, firehose/ or replay/")
+        })?;
         let rest: Vec<&str> = parts.collect();
         if rest.len() != depth {
             return Err(wrong("it has too few or too many parts between slashes"));
@@ -133,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_three_kinds_have_their_text_and_stem() {
+    fn the_four_kinds_have_their_text_and_stem() {
         let kinesis = Source::kinesis("clicks", 1_795_455_600, "shardId-0").expect("valid");
         assert_eq!(kinesis.to_string(), "kinesis/clicks-1795455600/shardId-0");
         assert_eq!(kinesis.stem(), "clicks-1795455600-shardId-0");
@@ -143,6 +155,7 @@ mod tests {
         );
         assert_eq!(Source::collector("c-1").expect("valid").stem(), "c-1");
         assert_eq!(Source::import("f00").expect("valid").stem(), "import-f00");
+        assert_eq!(Source::firehose("clicks").expect("valid").stem(), "firehose-clicks");
     }
 
     #[test]
@@ -155,7 +168,8 @@ mod tests {
             "collector/..",
             "collector/a%2Fb",
             "kinesis/a",
-            "firehose/a",
+            "firehose/a/b",
+            "files/a",
             "import/ü",
             "import/a b",
         ] {

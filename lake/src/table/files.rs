@@ -1,9 +1,10 @@
 //! One data file of a table, as the Delta log describes it.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
-use clickmill_schemas::Date;
 use clickmill_schemas::tables::{PARTITION_COLUMN, TableSpec};
+use clickmill_schemas::{Date, Timestamp};
 use deltalake_core::kernel::LogicalFileView;
 
 use crate::LakeError;
@@ -12,6 +13,8 @@ use crate::LakeError;
 /// without it (a foreign OPTIMIZE) counts as unsorted: a false claim would
 /// give silently wrong sessions.
 const SORTED_BY: &str = "clickmill.sortedBy";
+/// Other writers cut the times of statistics to milliseconds, a maximum, too.
+const STATS_PRECISION: Duration = Duration::from_millis(1);
 
 /// A Parquet file that belongs to a version of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +70,14 @@ impl DataFile {
             sorted_by: sorted_by.filter(|columns| *columns == spec.sort.join(",")),
             path,
         })
+    }
+
+    /// Bounds of `received_ts` in it, where the log has them.
+    #[must_use]
+    pub fn received_range(&self) -> Option<(Timestamp, Timestamp)> {
+        let stats: serde_json::Value = serde_json::from_str(&self.stats).ok()?;
+        let bound = |of: &str| Timestamp::parse(stats.get(of)?.get("received_ts")?.as_str()?).ok();
+        Some((bound("minValues")?, bound("maxValues")?.saturating_add(STATS_PRECISION)))
     }
 
     pub(super) fn partition_values(&self) -> HashMap<String, Option<String>> {

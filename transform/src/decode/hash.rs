@@ -14,6 +14,17 @@ pub fn identity(app_id: &str, event_id: &str) -> u128 {
     hasher.finish_128()
 }
 
+/// Tells one record of a stream from another; 0 where no stream carried it.
+#[must_use]
+pub fn carrier(shard_id: Option<&str>, sequence_number: Option<&str>) -> u64 {
+    let (Some(shard), Some(number)) = (shard_id, sequence_number) else { return 0 };
+    let mut hasher = XxHash3_64::new();
+    std::hash::Hasher::write(&mut hasher, shard.as_bytes());
+    std::hash::Hasher::write(&mut hasher, &[0xff]);
+    std::hash::Hasher::write(&mut hasher, number.as_bytes());
+    std::hash::Hasher::finish(&hasher)
+}
+
 /// A hash of what the client sent, without clocks and lineage, which differ between copies.
 #[must_use]
 pub fn content(event: &Event<'_>) -> i64 {

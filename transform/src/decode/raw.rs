@@ -36,7 +36,7 @@ const CHANNEL_BATCHES: usize = 2;
 /// A line longer than this cannot be an event: the collector takes 32 KB.
 const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 /// Bits of a row id that count lines in an object.
-const LINE_BITS: u32 = 32;
+pub const LINE_BITS: u32 = 32;
 /// Namespace of ids for lines that no reader can decode: the same line, the same id.
 const UNDECODABLE: Uuid = Uuid::from_u128(0x3c1f_6a52_8f0b_4e6e_9d43_51f2_7cf4_a2b7);
 
@@ -53,6 +53,8 @@ pub struct Copy {
     pub wal_seq: i64,
     /// See [`hash::content`].
     pub content: i64,
+    /// Of the shard's sequence number, or whatever carried it: see [`hash::carrier`].
+    pub carrier: u64,
     /// The row in the batch.
     pub row: i64,
 }
@@ -260,6 +262,7 @@ fn decode(
             collector: last_collector.1.unwrap_or_default(),
             wal_seq: event.wal_seq.unwrap_or_default(),
             content,
+            carrier: hash::carrier(event.shard_id.as_deref(), event.sequence_number.as_deref()),
             row,
         });
         if columns.rows() < BATCH_ROWS {
@@ -299,6 +302,8 @@ pub fn undecodable(
     problem: &str,
 ) -> Reject<'static> {
     let origin = format!("{}:{line_number}", object.path);
+    let lineage: Lineage = serde_json::from_slice(line).unwrap_or_default();
+    let text = |text: Option<String>| text.map(std::borrow::Cow::Owned);
     Reject {
         reject_id: Uuid::new_v5(&UNDECODABLE, origin.as_bytes()).to_string().into(),
         received_ts: object.max_received_ts,
@@ -308,11 +313,25 @@ pub fn undecodable(
         origin: origin.into(),
         app_id: None,
         bytes_base64: BASE64.encode(line).into(),
-        collector_id: None,
-        wal_seq: None,
-        shard_id: None,
-        sequence_number: None,
+        collector_id: text(lineage.collector_id),
+        wal_seq: lineage.wal_seq,
+        shard_id: text(lineage.shard_id),
+        sequence_number: text(lineage.sequence_number),
     }
+}
+
+/// What is left of the lineage in a line that is no event: a number that a collector
+/// gave out is then accounted for.
+#[derive(Default, serde::Deserialize)]
+struct Lineage {
+    #[serde(default)]
+    collector_id: Option<String>,
+    #[serde(default)]
+    wal_seq: Option<i64>,
+    #[serde(default)]
+    shard_id: Option<String>,
+    #[serde(default)]
+    sequence_number: Option<String>,
 }
 
 /// The least and greatest `received_ts` over objects.

@@ -8,7 +8,7 @@
 //! to another session, or an earlier copy displaces one, the days of those rows
 //! are rewritten and no others.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
@@ -34,7 +34,7 @@ use super::query::sorted_by;
 use super::{JobContext, Output};
 use crate::TransformError;
 use crate::decode::columns::{OLD_COLUMN, ROW_COLUMN, staged_schema};
-use crate::decode::raw::{Copy, RawPartition, SharedTally, received_range};
+use crate::decode::raw::{Copy, LINE_BITS, RawPartition, SharedTally, received_range};
 use crate::dedupe::{self, Reason, Verdict};
 use crate::rejects;
 use crate::sessionize::{LOOKBACK_DAYS, Moved, Row, Sessionizer};
@@ -59,6 +59,10 @@ struct Shared {
     objects: usize,
     old_copies: Mutex<Vec<Copy>>,
     old_rows: Vec<OldRow>,
+    /// Rows of `event_duplicates`, where objects are taken in again.
+    set_aside: Vec<Copy>,
+    /// Rows from this number on are of objects that are taken in again; `None` without a replay.
+    replayed_from: Option<i64>,
     verdict: OnceCell<Judged>,
 }
 
@@ -139,11 +143,15 @@ async fn pass(
     let session = context.session();
     let tally: SharedTally = SharedTally::default();
     let (old_rows, old_copies) = old_copies(&session, objects, base_files, &tally).await?;
+    let set_aside = set_aside(context, &session, objects, &tally).await?;
     let shared = Arc::new(Shared {
         tally: Arc::clone(&tally),
         objects: objects.len(),
         old_copies: Mutex::new(old_copies),
         old_rows,
+        set_aside,
+        replayed_from: (!context.batch.replayed.is_empty())
+            .then(|| first_row(context.batch.raw.len())),
         verdict: OnceCell::new(),
     });
 
@@ -230,18 +238,54 @@ async fn old_copies(
     session.register_table("base", table_of(&EVENTS, base_files.to_vec())).map_err(&fail)?;
     let (from, to) = (min.saturating_sub(dedupe::WINDOW), max.saturating_add(dedupe::WINDOW));
     let sql = format!(
-        "SELECT app_id, event_id, received_ts, collector_id, wal_seq, content_hash, dt FROM base \
+        "SELECT app_id, event_id, received_ts, collector_id, wal_seq, content_hash, shard_id, sequence_number, dt FROM base \
          WHERE received_ts >= TIMESTAMP '{from}' AND received_ts <= TIMESTAMP '{to}'"
     );
     let batches = session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
     session.deregister_table("base").map_err(&fail)?;
+    Ok(known_copies(&batches, tally))
+}
+
+/// Rows of `event_duplicates` that a replay could bring again; none without a replay.
+async fn set_aside(
+    context: &JobContext<'_>,
+    session: &SessionContext,
+    objects: &[(u32, clickmill_lake::landing::LandedObject)],
+    tally: &SharedTally,
+) -> Result<Vec<Copy>, TransformError> {
+    let fail = TransformError::job(JOB);
+    let replayed = objects.iter().filter(|(number, _)| context.batch.is_replayed(*number));
+    let Some((from, to)) = received_range(replayed.map(|(_, object)| object)) else {
+        return Ok(Vec::new());
+    };
+    let Some(table) = context.base(&EVENT_DUPLICATES).await? else { return Ok(Vec::new()) };
+    let rows = table_of(&EVENT_DUPLICATES, table.files().to_vec());
+    session.register_table("set_aside", rows).map_err(&fail)?;
+    let sql = format!(
+        "SELECT app_id, event_id, received_ts, collector_id, wal_seq, content_hash, shard_id, \
+         sequence_number, dt FROM set_aside \
+         WHERE received_ts >= TIMESTAMP '{from}' AND received_ts <= TIMESTAMP '{to}'"
+    );
+    let batches = session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
+    session.deregister_table("set_aside").map_err(&fail)?;
+    Ok(known_copies(&batches, tally).1)
+}
+
+/// The row number that the first line of an object with this number in the batch is above.
+fn first_row(object: usize) -> i64 {
+    i64::try_from(object).unwrap_or(i64::MAX >> LINE_BITS) << LINE_BITS
+}
+
+/// Rows as dedupe knows them.
+fn known_copies(batches: &[RecordBatch], tally: &SharedTally) -> (Vec<OldRow>, Vec<Copy>) {
     let mut tally = self::tally(tally);
     let (mut rows, mut copies) = (Vec::new(), Vec::new());
-    for batch in &batches {
+    for batch in batches {
         let text = |at: usize| batch.column(at).as_string::<i32>();
+        let some = |at: usize, row: usize| text(at).is_valid(row).then(|| text(at).value(row));
         let int = |at: usize| batch.column(at).as_primitive::<Int64Type>();
         let received = batch.column(2).as_primitive::<TimestampMicrosecondType>();
-        let days = batch.column(6).as_primitive::<Date32Type>();
+        let days = batch.column(8).as_primitive::<Date32Type>();
         for at in 0..batch.num_rows() {
             let (app_id, event_id) = (text(0).value(at), text(1).value(at));
             let collector = if text(3).is_null(at) { "" } else { text(3).value(at) };
@@ -251,6 +295,7 @@ async fn old_copies(
                 collector: tally.collector(collector),
                 wal_seq: if int(4).is_null(at) { 0 } else { int(4).value(at) },
                 content: if int(5).is_null(at) { 0 } else { int(5).value(at) },
+                carrier: crate::decode::hash::carrier(some(6, at), some(7, at)),
                 row: 0,
             });
             rows.push(OldRow {
@@ -259,7 +304,7 @@ async fn old_copies(
             });
         }
     }
-    Ok((rows, copies))
+    (rows, copies)
 }
 
 /// One sorted stream into files.
@@ -279,7 +324,9 @@ async fn consume(
             written.duplicates.push(extra);
         }
         let done = sessionizer.push(&batch, |row| match row {
-            Row::New { row } => judged.verdict.extra.contains_key(&row),
+            Row::New { row } => {
+                judged.verdict.extra.contains_key(&row) || judged.verdict.same.contains(&row)
+            }
             Row::Old { app_id, event_id, received_ts } => {
                 let key = || (app_id.to_owned(), event_id.to_owned(), received_ts);
                 !judged.displaced.is_empty() && judged.displaced.contains_key(&key())
@@ -304,7 +351,13 @@ fn judge(shared: &Shared) -> Result<Judged, TransformError> {
     }
     let mut copies = std::mem::take(&mut tally.copies);
     let old = shared.old_copies.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut same = HashSet::new();
+    if let Some(from) = shared.replayed_from {
+        let known: Vec<Copy> = old.iter().chain(&shared.set_aside).copied().collect();
+        same = dedupe::without_known(&mut copies, &known, |row| row >= from);
+    }
     let verdict = dedupe::judge(&mut copies, &old, &tally.collectors);
+    let verdict = Verdict { same, ..verdict };
     let displaced = verdict
         .displaced
         .iter()
