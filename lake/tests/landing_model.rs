@@ -193,6 +193,9 @@ async fn work(lake: Lake, last: u64, cut: u64) {
     }
 }
 
+/// A worker that runs; gone when it is done or dead.
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+
 /// How many of each there are.
 #[derive(Clone, Debug)]
 struct Scope {
@@ -206,7 +209,7 @@ struct Scope {
 async fn run(scope: &Scope, lake: &Lake, mut choose: impl FnMut(&[Event]) -> usize) {
     let inner = Arc::new(InMemory::new());
     let gates: Vec<Arc<Gate>> = scope.cuts.iter().map(|_| Arc::default()).collect();
-    let mut workers: Vec<Option<Pin<Box<dyn Future<Output = ()>>>>> = Vec::new();
+    let mut workers: Vec<Option<Work>> = Vec::new();
     for (gate, cut) in gates.iter().zip(&scope.cuts) {
         let store = Gated { inner: Arc::clone(&inner), gate: Arc::clone(gate) };
         workers.push(Some(Box::pin(work(lake.with_store(Arc::new(store)), scope.records, *cut))));

@@ -2,7 +2,8 @@
 
 The rows of the fault matrix, consumer and landing. The stream is kinesis-mock's, the bucket SeaweedFS',
 the aggregates are made by AWS' own aggregator. Ids are compared, not counts. What needs several workers
-or a stream of its own making is in ingest/delivery/tests (fleet.rs, kinesis.rs).
+in one process is in ingest/delivery/tests (fleet.rs, kinesis.rs): two workers on one shard, a zombie, split and
+merge under load. Each raw object is one PUT, so the rows of multipart uploads have nothing that could fail.
 """
 
 import base64
@@ -441,9 +442,9 @@ class Memory(deliveries.Deliver):
         print(f"(peak {base:.0f} MiB empty, {bounded:.0f} bounded, {unbounded:.0f} unbounded)", end=" ")
         self.check(stream.ids)
         self.check(stream.ids, self.folder / "unbounded")
-        # What an allocator keeps comes on top.
-        self.assertLess(bounded, base + 64 + 40)
-        self.assertGreater(unbounded, bounded + 30, "nothing was held: this shows nothing")
+        # An allocator keeps freed pages for each thread: about as much again.
+        self.assertLess(bounded, base + 2 * 64 + 32)
+        self.assertGreater(unbounded, bounded + 40, "nothing was held: this shows nothing")
 
 
 def grown(answer):
