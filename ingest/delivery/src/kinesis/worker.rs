@@ -139,7 +139,7 @@ impl Worker {
             return Ok(End::Cancelled);
         };
         let (mut attempt, mut began) = (0, Instant::now());
-        let mut tip = None;
+        let mut tip: Option<Timestamp> = None;
         loop {
             if self.memory.is_told(&self.shard.id) || self.is_due(&pending) {
                 pending = self.land_and_go_on(&mut chain, pending).await?;
