@@ -2,15 +2,16 @@
 
     with faults.Proxy(os.environ["AWS_ENDPOINT_URL_KINESIS"]) as proxy:
         proxy.inject(faults.Refuse([0, 3]), operation="PutRecords")
+        proxy.inject(faults.Error("SlowDown", 503), operation="PUT", path="/_clickmill/delivery/")
         ...                       # the client talks to proxy.url
         proxy.calls("PutRecords") # what it asked, and what it was told
 
-A fault waits for the next call of its operation and is used up by it. Faults of one operation happen
+A fault waits for the next call of its operation (and with that text in its path) and is used up by it. Faults of one operation happen
 in the order in which they were injected. `down()` closes the port, `up()` opens it again: connections
 are refused meanwhile. Threads of its own; Python's standard library only.
 
 It knows AWS' JSON protocol: the operation is the end of X-Amz-Target ("PUT", "GET", ... where there is
-none, as for S3). Bodies with a Content-Length only. It does not speak TLS.
+none, as for S3; errors are XML then). Bodies with a Content-Length only. It does not speak TLS.
 """
 
 import contextlib
@@ -24,6 +25,8 @@ import urllib.parse
 
 # A forwarded call that takes longer is answered with 502.
 UPSTREAM_SECONDS = 60
+# What AWS' JSON services answer.
+JSON = "application/x-amz-json-1.1"
 # A held-back answer is given up after this, should the client never hang up.
 HANG_SECONDS = 120
 
@@ -50,6 +53,31 @@ class Error:
     code: str
     status: int = 400
     forwards = False
+
+
+@dataclasses.dataclass
+class Alter:
+    """It is forwarded with `request` applied to its JSON, and answered with `answer` applied to the server's."""
+
+    request: object = None
+    answer: object = None
+    forwards = True
+
+
+@dataclasses.dataclass
+class Reply:
+    """It is not forwarded, but answered with what `answer` makes of the request's JSON."""
+
+    answer: object
+    forwards = False
+
+
+@dataclasses.dataclass
+class After:
+    """`happens` is called, then it is forwarded as it came: something else was first."""
+
+    happens: object
+    forwards = True
 
 
 @dataclasses.dataclass
@@ -84,6 +112,7 @@ class Call:
     fault: object = None
     # The status that the client was sent; None where it was sent none, or the call is not over.
     status: object = None
+    path: str = ""
 
 
 class Proxy:
@@ -109,10 +138,10 @@ class Proxy:
     def url(self):
         return f"http://127.0.0.1:{self.port}"
 
-    def inject(self, *injected, operation):
-        """These happen to the next calls of that operation, one each."""
+    def inject(self, *injected, operation, path=""):
+        """These happen to the next calls of that operation with that text in their path, one each."""
         with self._lock:
-            self._faults += [(operation, fault) for fault in injected]
+            self._faults += [(operation, path, fault) for fault in injected]
 
     def left(self):
         """Faults that have not happened yet."""
@@ -146,12 +175,12 @@ class Proxy:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def _begin(self, operation, records):
+    def _begin(self, operation, records, path):
         """Notes a call and takes its fault."""
         with self._lock:
-            call = Call(operation, records)
-            for place, (wanted, fault) in enumerate(self._faults):
-                if wanted == operation:
+            call = Call(operation, records, path=path)
+            for place, (wanted, part, fault) in enumerate(self._faults):
+                if wanted == operation and part in path:
                     call.fault = fault
                     del self._faults[place]
                     break
@@ -199,15 +228,29 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         request = _json_object(body)
         records = request.get("Records")
         count = len(records) if isinstance(records, list) else None
-        call = self.proxy._begin(operation, count)  # pylint: disable=protected-access
+        call = self.proxy._begin(operation, count, self.path)  # pylint: disable=protected-access
         fault = call.fault
         if fault is None:
             status, headers, answer = self._forward(body)
         elif isinstance(fault, Refuse):
             status, headers, answer = self._forward_some(request, fault)
         elif isinstance(fault, Error):
-            status, headers = fault.status, [("Content-Type", "application/x-amz-json-1.1")]
-            answer = json.dumps({"__type": fault.code, "message": "injected"}).encode()
+            status, headers, answer = fault.status, [("Content-Type", JSON)], {"__type": fault.code, "message": "injected"}
+            answer = json.dumps(answer).encode()
+            if "X-Amz-Target" not in self.headers:
+                headers = [("Content-Type", "application/xml")]
+                answer = f"<Error><Code>{fault.code}</Code><Message>injected</Message></Error>".encode()
+        elif isinstance(fault, Alter):
+            if fault.request:
+                body = json.dumps(fault.request(request)).encode()
+            status, headers, answer = self._forward(body)
+            if fault.answer:
+                answer = json.dumps(fault.answer(_json_object(answer))).encode()
+        elif isinstance(fault, Reply):
+            status, headers, answer = 200, [("Content-Type", JSON)], json.dumps(fault.answer(request)).encode()
+        elif isinstance(fault, After):
+            fault.happens()
+            status, headers, answer = self._forward(body)
         else:
             if fault.forwards:
                 status, headers, answer = self._forward(body)
@@ -239,7 +282,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             connection.endheaders(body)
             response = connection.getresponse()
             answer = response.read()
-            headers = [(name, value) for name, value in response.getheaders() if name.lower() not in dropped]
+            # The answer to a HEAD tells the length of what it does not send.
+            kept = dropped - {"content-length"} if self.command == "HEAD" else dropped
+            headers = [(name, value) for name, value in response.getheaders() if name.lower() not in kept]
             return response.status, headers, answer
         except (OSError, http.client.HTTPException) as error:
             return 502, [], f"the fault proxy got no answer: {error}".encode()
@@ -251,7 +296,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         records = request["Records"]
         refused = [fault.refuses(place, record) for place, record in enumerate(records)]
         kept = [record for record, is_refused in zip(records, refused) if not is_refused]
-        results, headers = [], [("Content-Type", "application/x-amz-json-1.1")]
+        results, headers = [], [("Content-Type", JSON)]
         is_firehose = "DeliveryStreamName" in request
         name, failed = ("RequestResponses", "FailedPutCount") if is_firehose else ("Records", "FailedRecordCount")
         whole = {}
@@ -272,7 +317,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response_only(status)
         for name, value in headers:
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if not any(name.lower() == "content-length" for name, _ in headers):
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body if send is None else send)

@@ -6,6 +6,8 @@
     python3 tests/run.py --only pipeline -k killed
                                              only tests with that text in their name
     python3 tests/run.py --bin PATH          test that binary, build none
+    python3 tests/run.py --only pipeline -k soak --soak 3600
+                                             random faults for an hour; a minute without --soak
 
 Test servers, readers and clients are pinned and installed once, below .env/.
 Servers listen on free ports and are stopped at the end. The last line is
@@ -65,12 +67,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", action="append", choices=PHASES, help="run this phase; repeatable")
     parser.add_argument("-k", metavar="TEXT", help="only tests with this text in their name")
+    parser.add_argument("--soak", metavar="SECONDS", type=float, help="let the soak run for so long")
     parser.add_argument("--bin", type=pathlib.Path, help="the clickmill to test; builds none")
     arguments = parser.parse_args()
     wanted = arguments.only or PHASES
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     os.environ.setdefault("CARGO_TERM_COLOR", "never")
+    if arguments.soak:
+        os.environ["CLICKMILL_SOAK_SECONDS"] = str(arguments.soak)
     tally = Tally()
     if "fmt" in wanted:
         phase("fmt", lambda: tally.check(

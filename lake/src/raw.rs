@@ -7,13 +7,13 @@
 //! eight random hex digits follow: `...-<last>.<8 hex>.json.gz`. An object that
 //! exists is never written again.
 //!
-//! [`RawWriter`] holds at most [`MAX_OPEN_OBJECTS`] compressed objects in
-//! memory; a crash loses none that was committed, since only
+//! [`RawWriter`] holds at most [`MAX_OPEN_OBJECTS`] objects in memory, compressed
+//! once they are worth it; a crash loses none that was committed, since only
 //! [`crate::landing`] makes objects count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,6 +34,12 @@ pub const OBJECT_BYTES: u64 = 128 << 20;
 pub const MAX_OPEN_OBJECTS: usize = 64;
 /// gzip level: 3 costs half of 6's time for a twentieth more bytes on JSON lines.
 const GZIP_LEVEL: u32 = 3;
+/// Memory of one compressor beside what it has produced: windows, hash chains and
+/// buffers of deflate, as zlib's manual gives them for its defaults (268 KiB) and
+/// the buffer of 32 KiB before it.
+pub const COMPRESSOR_BYTES: u64 = 300 << 10;
+/// Lines are kept as they are until they are worth a compressor's memory.
+const PLAIN_BYTES: usize = 128 << 10;
 /// Other tasks get their turn after this many lines.
 const YIELD_LINES: u32 = 256;
 
@@ -136,7 +142,7 @@ struct Partition {
 }
 
 struct OpenObject {
-    gzip: GzEncoder<Vec<u8>>,
+    body: Body,
     bytes_in: u64,
     records: u64,
     first: String,
@@ -144,6 +150,12 @@ struct OpenObject {
     event_dates: BTreeSet<Date>,
     min_received_ts: Timestamp,
     max_received_ts: Timestamp,
+}
+
+/// The lines of an open object.
+enum Body {
+    Plain(Vec<u8>),
+    Gzip(GzEncoder<Vec<u8>>),
 }
 
 impl RawWriter {
@@ -165,6 +177,18 @@ impl RawWriter {
     pub fn with_object_bytes(mut self, object_bytes: u64) -> Self {
         self.object_bytes = object_bytes.max(1);
         self
+    }
+
+    /// Memory that the open objects take, about.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.open.values().map(|object| object.body.memory()).sum()
+    }
+
+    /// Bytes that the open objects would have if they were cut now, about.
+    #[must_use]
+    pub fn stored_bytes(&self) -> u64 {
+        self.open.values().map(|object| object.body.stored_bytes()).sum()
     }
 
     /// Adds a line that stands at `position` of its source.
@@ -213,12 +237,13 @@ impl RawWriter {
 
     async fn cut(&mut self, partition: Partition) -> Result<(), LakeError> {
         let Some(object) = self.open.remove(&partition) else { return Ok(()) };
-        let bytes = Bytes::from(object.gzip.finish().map_err(LakeError::Compress)?);
+        let bytes = Bytes::from(object.body.finish().map_err(LakeError::Compress)?);
         let crc32c = format!("{:08x}", crc32c::crc32c(&bytes));
         let name = format!("{}-{}-{}", self.stem, object.first, object.last);
         let mut path = partition.folder().join(format!("{name}.json.gz"));
         let length = bytes.len() as u64;
         let create = || PutOptions::from(PutMode::Create);
+        clickmill_failpoint::hit("raw.before_put");
         let mut put = self.store.put_opts(&path, bytes.clone().into(), create()).await;
         if let Err(Error::AlreadyExists { .. }) = put {
             // An attempt that never committed, or this one, repeated inside the
@@ -253,7 +278,7 @@ impl Partition {
 impl OpenObject {
     fn new(received_ts: Timestamp, first: &str) -> Self {
         Self {
-            gzip: GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL)),
+            body: Body::Plain(Vec::new()),
             bytes_in: 0,
             records: 0,
             first: first.to_owned(),
@@ -265,10 +290,7 @@ impl OpenObject {
     }
 
     fn add(&mut self, line: &RawLine<'_>, position: &str) -> Result<(), LakeError> {
-        self.gzip
-            .write_all(line.bytes)
-            .and_then(|()| self.gzip.write_all(b"\n"))
-            .map_err(LakeError::Compress)?;
+        self.body.add(line.bytes).map_err(LakeError::Compress)?;
         self.bytes_in += line.bytes.len() as u64 + 1;
         self.records += 1;
         if self.last != position {
@@ -279,6 +301,49 @@ impl OpenObject {
         self.max_received_ts = self.max_received_ts.max(line.received_ts);
         Ok(())
     }
+}
+
+impl Body {
+    fn add(&mut self, line: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Plain(lines) => {
+                lines.extend_from_slice(line);
+                lines.push(b'\n');
+                if lines.len() >= PLAIN_BYTES {
+                    *self = Self::Gzip(compressed(lines)?);
+                }
+                Ok(())
+            }
+            Self::Gzip(gzip) => gzip.write_all(line).and_then(|()| gzip.write_all(b"\n")),
+        }
+    }
+
+    fn finish(self) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Plain(lines) => compressed(&lines)?.finish(),
+            Self::Gzip(gzip) => gzip.finish(),
+        }
+    }
+
+    fn memory(&self) -> u64 {
+        match self {
+            Self::Plain(lines) => lines.capacity() as u64,
+            Self::Gzip(gzip) => gzip.get_ref().capacity() as u64 + COMPRESSOR_BYTES,
+        }
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        match self {
+            Self::Plain(lines) => lines.len() as u64,
+            Self::Gzip(gzip) => gzip.get_ref().len() as u64,
+        }
+    }
+}
+
+fn compressed(lines: &[u8]) -> io::Result<GzEncoder<Vec<u8>>> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
+    gzip.write_all(lines)?;
+    Ok(gzip)
 }
 
 #[cfg(test)]

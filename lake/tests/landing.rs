@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use clickmill_lake::landing::{Chain, NewCommit, Source, commits_after, list_sources, survey};
+use clickmill_lake::landing::{
+    Beginning, Chain, Decided, NewCommit, Source, commits_after, list_sources, survey,
+};
 use clickmill_lake::raw::{MAX_OPEN_OBJECTS, RawKind, RawLine, RawWriter};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
@@ -119,6 +121,43 @@ async fn a_chain_in_a_bucket_holds() {
     if let Some(lake) = support::bucket_lake("landing").await {
         chains(&lake).await;
     }
+}
+
+#[tokio::test]
+async fn a_delivery_begins_once_whoever_asks_and_its_object_has_these_bytes() {
+    let at = |text| Timestamp::parse(text).expect(text);
+    let (now, from) = (at("2026-11-23T17:40:00Z"), at("2026-11-22T00:00:00.5Z"));
+    let folder = tempfile::tempdir().expect("temp");
+    let mut lakes = vec![support::folder_lake(folder.path()).await];
+    lakes.extend(support::bucket_lake("beginning").await);
+    for lake in lakes {
+        let begin = async |from, now| {
+            Beginning::of_stream(&lake, "clicks", 1_795_455_600, from, now).await.expect("begins")
+        };
+        let (begun, decided) = begin(Some(from), now).await;
+        assert_eq!((begun.from, decided), (Some(from), Decided::Now));
+        let (begun, decided) = begin(None, at("2026-11-23T18:00:00Z")).await;
+        assert_eq!((begun.from, decided), (Some(from), Decided::Before));
+        let path = Path::from("_clickmill/beginnings/clicks-1795455600.json");
+        let stored = lake.store().get(&path).await.expect("is there").bytes().await.expect("reads");
+        assert_eq!(stored, include_str!("golden/beginning-v1.json"));
+    }
+}
+
+#[tokio::test]
+async fn a_stream_with_commits_but_no_beginning_began_at_its_oldest_record() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    let source = Source::kinesis("clicks", 1, "shardId-0").expect("valid");
+    let mut chain = Chain::open(&lake, source).await.expect("opens");
+    chain.append(range(1, 10)).await.expect("appends");
+    let now = Timestamp::parse("2026-11-23T17:40:00Z").expect("time");
+    for _ in 0..2 {
+        let begun = Beginning::of_stream(&lake, "clicks", 1, Some(now), now).await;
+        let (begun, decided) = begun.expect("is read");
+        assert_eq!((begun.from, decided), (None, Decided::Before));
+    }
+    assert!(Beginning::of_stream(&lake, "../clicks", 1, None, now).await.is_err());
 }
 
 #[tokio::test]

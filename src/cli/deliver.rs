@@ -1,35 +1,56 @@
 //! `clickmill deliver`: a Kinesis stream to the raw zone.
 
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args as ClapArgs;
-use clickmill_delivery::kinesis::{self, DeliverConfig, DeliverReport, Until};
+use axum::http::header::CONTENT_TYPE;
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use clickmill_delivery::kinesis::{
+    self, Begin, DeliverConfig, DeliverReport, LeaseSetting, Leases, Monitor, ShardPhase, Status,
+    Until,
+};
 use clickmill_lake::Lake;
 use tokio_util::sync::CancellationToken;
 
 use super::collect::stop_signal;
+use super::{EXIT_PARTIAL, EXIT_USAGE};
 use crate::context::Context;
 
 /// Deliver a Kinesis stream into the lake's raw zone, exactly once
 ///
-/// Reads all shards at once and lands their records by a chain of commits in the
-/// lake, which is also the checkpoint: kill it whenever you like, and start it
-/// again, or a second one beside it. It starts at the oldest record.
+/// Lands the records of the stream's shards by chains of commits in the lake,
+/// which are also the checkpoints: kill it whenever you like, and start it again.
+/// Workers on one stream and lake share the shards by themselves: start as many
+/// as you like. The first one starts at the oldest record, or where --from says.
 #[derive(ClapArgs)]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
 #[command(after_help = "\
 Examples:
-  clickmill deliver --stream clicks --lake s3://shop-lake/clicks
+  clickmill --lake s3://shop-lake/clicks deliver --stream clicks
   clickmill deliver --stream clicks --once        up to now, then end (before an ETL run)
+  clickmill deliver --stream clicks --from 2026-11-23T00:00:00Z
+  clickmill deliver --stream clicks --leases dynamodb=clickmill-clicks
+  clickmill deliver --stream clicks --metrics-listen 127.0.0.1:9108
+  clickmill deliver status --stream clicks        who reads what, and how far behind
+
+With --once it reads every shard itself, whoever else does, so that all of them are landed when it ends; \
+with --once --leases lake, what other workers read is left to them.
 
 Region, credentials and endpoints are the AWS SDKs' own: AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL_KINESIS, ...
 
 Exit codes: 0 stopped or caught up, everything read is committed; 1 failed; 2 usage or configuration; \
 3 records may have been trimmed from the stream before they were read (see the log).")]
 pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+
     /// The stream's name
-    #[arg(long, value_name = "NAME")]
-    stream: String,
+    #[arg(long, value_name = "NAME", required = true)]
+    stream: Option<String>,
 
     /// End once every shard is read to its end as of now
     #[arg(long)]
@@ -38,23 +59,84 @@ pub struct Args {
     /// Commit at the latest this many seconds after a record was read [default: 20]
     #[arg(long, value_name = "SECONDS")]
     max_age: Option<u64>,
+
+    /// Where to begin a stream that this lake has nothing of yet: trim_horizon (its oldest
+    /// record), latest, or a time as 2026-11-23T17:40:00Z. Checkpoints always win
+    /// [default: trim_horizon]
+    #[arg(long, value_name = "WHERE")]
+    from: Option<Begin>,
+
+    /// Where workers say which shards they read: lake, dynamodb=TABLE (in the KCL's
+    /// layout) or none (this one reads all) [default: lake; none with --once]
+    #[arg(long, value_name = "WHERE")]
+    leases: Option<LeaseSetting>,
+
+    /// Serve Prometheus metrics at http://ADDRESS/metrics; they name the stream and its shards
+    #[arg(long, value_name = "ADDRESS")]
+    metrics_listen: Option<SocketAddr>,
 }
 
-/// Exit code where the stream may have lost records.
-const EXIT_PARTIAL: u8 = 3;
+#[derive(Subcommand)]
+enum Command {
+    Status(StatusArgs),
+}
+
+/// Show who reads each shard, how far it has landed and how far behind that is
+///
+/// Reads the stream's shards, the chains of commits and the leases; changes nothing.
+/// It takes one read of each shard from the stream's quota.
+#[derive(ClapArgs)]
+#[command(after_help = "\
+Examples:
+  clickmill --lake s3://shop-lake/clicks deliver status --stream clicks
+  clickmill deliver status --stream clicks --format json
+
+Exit codes: 0 shown; 1 failed; 2 usage or configuration.")]
+struct StatusArgs {
+    /// The stream's name
+    #[arg(long, value_name = "NAME")]
+    stream: String,
+
+    /// Where the workers' leases are: lake, dynamodb=TABLE or none [default: lake]
+    #[arg(long, value_name = "WHERE")]
+    leases: Option<LeaseSetting>,
+
+    /// How to print
+    #[arg(long, value_enum, default_value = "table")]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Columns for people
+    Table,
+    /// One JSON object
+    Json,
+}
+
+/// How often progress is shown on a terminal.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Runs until caught up (`--once`), ctrl-C or SIGTERM.
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
+    if let Some(Command::Status(args)) = args.command {
+        return status(args, context).await;
+    }
+    let Some(stream) = args.stream else { return Ok(ExitCode::from(EXIT_USAGE)) };
     let until = if args.once { Until::CaughtUp } else { Until::Cancelled };
     let mut settings = context.config.deliver.clone();
     settings.max_age_seconds = args.max_age.or(settings.max_age_seconds);
-    let config = DeliverConfig::new(&args.stream, until).with_settings(&settings);
-
-    let lake = Lake::open(&context.lake)
-        .await
-        .with_context(|| format!("cannot open the lake {}", context.lake))?;
-    let client = kinesis::client(&clickmill_lake::aws::sdk_config().await);
+    let mut config = DeliverConfig::new(&stream, until).with_settings(&settings);
+    config.from = args.from.unwrap_or_default();
+    let aws = clickmill_lake::aws::sdk_config().await;
+    if let Some(leases) = args.leases.or(settings.leases) {
+        config.leases = Leases::new(&leases, &aws);
+    }
+    let lake = open(context).await?;
+    let client = kinesis::client(&aws);
+    let monitor = Arc::new(Monitor::default());
     let cancel = CancellationToken::new();
+    let done = CancellationToken::new();
     let stop = stop_signal()?;
     tokio::spawn({
         let cancel = cancel.clone();
@@ -63,14 +145,140 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
             cancel.cancel();
         }
     });
+    if let Some(address) = args.metrics_listen {
+        serve_metrics(address, &stream, &monitor, &done).await?;
+    }
+    if std::io::stderr().is_terminal() {
+        tokio::spawn(show_progress(Arc::clone(&monitor), done.clone()));
+    }
 
-    eprintln!("delivering {} to {}", args.stream, lake.url());
-    let report = kinesis::run(&config, &lake, &client, &cancel).await?;
+    eprintln!("delivering {stream} to {}", lake.url());
+    let outcome = kinesis::run_watched(&config, &lake, &client, &cancel, &monitor).await;
+    done.cancel();
+    let report = outcome?;
     eprintln!("{}", summary(&report));
     if report.possible_losses > 0 {
         return Ok(ExitCode::from(EXIT_PARTIAL));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn open(context: &Context) -> anyhow::Result<Lake> {
+    Lake::open(&context.lake)
+        .await
+        .with_context(|| format!("cannot open the lake {}", context.lake))
+}
+
+/// Listens, and serves in the background until `done`.
+async fn serve_metrics(
+    address: SocketAddr,
+    stream: &str,
+    monitor: &Arc<Monitor>,
+    done: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} for metrics"))?;
+    eprintln!("metrics at http://{}/metrics", listener.local_addr()?);
+    let (stream, monitor) = (stream.to_owned(), Arc::clone(monitor));
+    let scrape = move || {
+        let text = monitor.state().prometheus(&stream);
+        async move { ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+    };
+    let routes = axum::Router::new().route("/metrics", axum::routing::get(scrape));
+    let done = done.clone().cancelled_owned();
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(done).await {
+            tracing::warn!(%error, "metrics are served no more");
+        }
+    });
+    Ok(())
+}
+
+/// One line, rewritten, on a terminal: how far behind, and how fast.
+async fn show_progress(monitor: Arc<Monitor>, done: CancellationToken) {
+    let mut before = monitor.state();
+    loop {
+        tokio::select! {
+            () = done.cancelled() => break,
+            () = tokio::time::sleep(PROGRESS) => {}
+        }
+        let now = monitor.state();
+        let behind = now.shards.values().filter_map(|shard| shard.millis_behind).max();
+        let behind = behind.map_or_else(|| "-".to_owned(), |millis| duration(millis / 1_000));
+        eprint!(
+            "\r\x1b[2K{} of {} shards, {behind} behind, {} records ({}/s), {:.1} MB ({:.1} MB/s)",
+            now.shards.len(),
+            now.readable,
+            now.records,
+            now.records - before.records,
+            now.bytes as f64 / 1e6,
+            (now.bytes - before.bytes) as f64 / 1e6,
+        );
+        let _ = std::io::stderr().flush();
+        before = now;
+    }
+    eprint!("\r\x1b[2K");
+    let _ = std::io::stderr().flush();
+}
+
+async fn status(args: StatusArgs, context: &Context) -> anyhow::Result<ExitCode> {
+    let settings = &context.config.deliver;
+    let mut config = DeliverConfig::new(&args.stream, Until::CaughtUp).with_settings(settings);
+    let aws = clickmill_lake::aws::sdk_config().await;
+    let leases = args.leases.or(settings.leases.clone()).unwrap_or(LeaseSetting::Lake);
+    config.leases = Leases::new(&leases, &aws);
+    let status = kinesis::status(&config, &open(context).await?, &kinesis::client(&aws)).await?;
+    match args.format {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Format::Table => print!("{}", table(&status)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn table(status: &Status) -> String {
+    let mut text = format!(
+        "{:<22} {:<8} {:<36} {:>10} {:>8} {:<27} checkpoint\n",
+        "shard", "state", "worker", "behind", "commits", "last commit"
+    );
+    for shard in &status.shards {
+        let behind =
+            shard.millis_behind.map_or_else(String::new, |millis| duration(millis / 1_000));
+        let committed = shard.committed_at.map_or_else(String::new, |at| at.to_string());
+        text.push_str(&format!(
+            "{:<22} {:<8} {:<36} {behind:>10} {:>8} {committed:<27} {}\n",
+            shard.shard,
+            phase(shard.state),
+            shard.owner.as_deref().unwrap_or("-"),
+            shard.commits,
+            shard.checkpoint.as_deref().unwrap_or("-"),
+        ));
+    }
+    let began = status.from.map_or_else(|| "its oldest record".to_owned(), |at| at.to_string());
+    text.push_str(&format!(
+        "\n{}: {} shards, {} workers; delivery began at {began}\n",
+        status.stream,
+        status.shards.len(),
+        status.workers.len(),
+    ));
+    text
+}
+
+fn phase(state: ShardPhase) -> &'static str {
+    match state {
+        ShardPhase::Leased => "leased",
+        ShardPhase::Free => "free",
+        ShardPhase::Waiting => "waiting",
+        ShardPhase::Drained => "drained",
+    }
+}
+
+fn duration(seconds: i64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        _ => format!("{:.1} h", seconds as f64 / 3_600.0),
+    }
 }
 
 fn summary(report: &DeliverReport) -> String {
@@ -83,4 +291,41 @@ fn summary(report: &DeliverReport) -> String {
         text.push_str(&format!("; records of {possible_losses} shards may be lost, see the log"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use clickmill_delivery::kinesis::ShardStatus;
+
+    use super::*;
+
+    #[test]
+    fn a_status_is_a_line_for_each_shard() {
+        let shard = |state, owner: Option<&str>, millis_behind| ShardStatus {
+            shard: "shardId-000000000000".to_owned(),
+            state,
+            owner: owner.map(str::to_owned),
+            checkpoint: Some("4959".to_owned()),
+            commits: 12,
+            committed_at: None,
+            millis_behind,
+        };
+        let status = Status {
+            stream: "clicks".to_owned(),
+            from: None,
+            workers: vec!["w".to_owned()],
+            shards: vec![
+                shard(ShardPhase::Drained, None, None),
+                shard(ShardPhase::Leased, Some("w"), Some(9_000_000)),
+            ],
+        };
+        let text = table(&status);
+        let words: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(words[1], ["shardId-000000000000", "drained", "-", "12", "4959"]);
+        assert_eq!(words[2], ["shardId-000000000000", "leased", "w", "2.5", "h", "12", "4959"]);
+        assert!(
+            text.ends_with("clicks: 2 shards, 1 workers; delivery began at its oldest record\n")
+        );
+    }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clickmill_delivery::firehose::RawLocation;
-use clickmill_delivery::kinesis::{self, DeliverConfig, Until};
+use clickmill_delivery::kinesis::{self, DeliverConfig, Leases, Until};
 use clickmill_lake::Lake;
 use clickmill_transform::{RunOptions, RunReport, Silent};
 use tokio::task::JoinHandle;
@@ -96,8 +96,12 @@ async fn deliver(
 ) -> Option<Delivery> {
     let SinkChoice::Kinesis(stream) = sink else { return None };
     let settings = context.config.deliver.clone();
-    let config = DeliverConfig::new(stream, Until::Cancelled).with_settings(&settings);
-    let client = kinesis::client(&clickmill_lake::aws::sdk_config().await);
+    let mut config = DeliverConfig::new(stream, Until::Cancelled).with_settings(&settings);
+    let aws = clickmill_lake::aws::sdk_config().await;
+    if let Some(leases) = &settings.leases {
+        config.leases = Leases::new(leases, &aws);
+    }
+    let client = kinesis::client(&aws);
     let (lake, stop) = (lake.clone(), stop.clone());
     Some(tokio::spawn(async move { kinesis::run(&config, &lake, &client, &stop).await }))
 }

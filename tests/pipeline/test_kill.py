@@ -202,15 +202,16 @@ class Deliver(support.Case):
     def test_killed_at_every_named_point_each_record_lands_once(self):
         lake, ids = self.folder / "lake", self.fill(1000)
         arguments = ("deliver", "--stream", self.stream, "--once", "--lake", lake)
-        for point in ("raw.put", "landing.before_commit", "landing.committed"):
+        for point in ("raw.before_put", "raw.put", "landing.before_commit", "landing.committed"):
             self.assertTrue(support.died_at(point, *arguments), f"{point} was never hit")
         self.clickmill(*arguments)
         self.check(lake, ids)
 
     def test_killed_at_random_each_record_lands_once(self):
         config, lake = self.folder / "clickmill.toml", self.folder / "lake"
-        # It commits what each read brought: many commits to be killed between.
-        config.write_text("[deliver]\nmax_megabytes = 0\npoll_milliseconds = 210\n", encoding="utf-8")
+        # It commits what each read brought: many commits to be killed between. Nobody waits for a dead
+        # worker's leases.
+        config.write_text("[deliver]\ntarget_megabytes = 0\npoll_milliseconds = 210\nleases = \"none\"\n", encoding="utf-8")
         arguments = ("--config", config, "deliver", "--stream", self.stream, "--lake", lake)
         collector = self.collector("--sink", f"kinesis={self.stream}", "--spool", self.folder / "spool")
         load = support.Load(collector.port, "live", pause=0.25)

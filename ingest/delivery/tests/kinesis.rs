@@ -10,97 +10,18 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
-use aws_sdk_kinesis::types::StreamStatus;
-use clickmill_delivery::kinesis::{self, DeliverConfig, DeliverError, DeliverReport, Until};
+use aws_sdk_kinesis::types::ShardIteratorType;
+use clickmill_delivery::kinesis::{self, Begin, DeliverError, DeliverReport, Leases, Until};
 use clickmill_lake::Lake;
+use clickmill_schemas::Timestamp;
 use futures::StreamExt as _;
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
+use support::stream::{
+    PATIENCE, active, config, create, deliver_once, ids, put, put_ids, server, wait_for,
+};
 use support::{Crash, CrashStore, event, folder_lake, landed};
 use tokio_util::sync::CancellationToken;
-
-/// Polls end after this.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The client. `None` only where the user asked to skip.
-async fn server() -> Option<Client> {
-    if std::env::var("AWS_ENDPOINT_URL_KINESIS").is_err() {
-        assert!(
-            std::env::var("CLICKMILL_SKIP_SERVERS").is_ok_and(|value| value == "1"),
-            "no Kinesis server: run `python3 tests/servers.py run -- cargo test ...`, \
-             or set CLICKMILL_SKIP_SERVERS=1 to leave these tests out"
-        );
-        eprintln!("skipped: no Kinesis server");
-        return None;
-    }
-    Some(kinesis::client(&clickmill_lake::aws::sdk_config().await))
-}
-
-async fn create(client: &Client, name: &str, shards: i32) -> String {
-    let stream = format!("{name}-{}", uuid::Uuid::new_v4());
-    client.create_stream().stream_name(&stream).shard_count(shards).send().await.expect("creates");
-    active(client, &stream).await;
-    stream
-}
-
-async fn active(client: &Client, stream: &str) {
-    let began = Instant::now();
-    loop {
-        let answer = client.describe_stream_summary().stream_name(stream).send().await;
-        let status = answer.ok().and_then(|answer| {
-            answer.stream_description_summary().map(|summary| summary.stream_status().clone())
-        });
-        if status == Some(StreamStatus::Active) {
-            return;
-        }
-        assert!(began.elapsed() < PATIENCE, "the stream is not active: {status:?}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn put(client: &Client, stream: &str, key: &str, data: &str) {
-    let data = Blob::new(data);
-    let request = client.put_record().stream_name(stream).partition_key(key).data(data);
-    request.send().await.expect("puts");
-}
-
-fn ids(range: std::ops::Range<u32>) -> impl Iterator<Item = String> {
-    range.map(|n| format!("e{n:05}"))
-}
-
-async fn put_ids(client: &Client, stream: &str, range: std::ops::Range<u32>) {
-    for id in ids(range) {
-        put(client, stream, &id, &event(&id)).await;
-    }
-}
-
-/// Small pages and short waits, so that little data makes many commits.
-fn config(stream: &str, until: Until) -> DeliverConfig {
-    let mut config = DeliverConfig::new(stream, until);
-    config.page_records = 10;
-    config.cut.max_bytes = 2_000;
-    config.cut.idle = Duration::from_millis(100);
-    config.poll = Duration::from_millis(210);
-    config.discover = Duration::from_millis(300);
-    config.retry.base = Duration::from_millis(10);
-    config.retry.max_attempts = Some(3);
-    config
-}
-
-async fn deliver_once(
-    stream: &str,
-    lake: &Lake,
-    client: &Client,
-) -> Result<DeliverReport, DeliverError> {
-    let config = config(stream, Until::CaughtUp);
-    kinesis::run(&config, lake, client, &CancellationToken::new()).await
-}
-
-async fn wait_for(lake: &Lake, count: usize) {
-    let began = Instant::now();
-    while landed(lake).await.events.len() < count {
-        assert!(began.elapsed() < PATIENCE, "not landed in time");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_lands_with_its_lineage_and_its_bad_records() {
@@ -291,4 +212,172 @@ async fn a_stream_lands_in_a_bucket() {
     put_ids(&client, &stream, 0..60).await;
     deliver_once(&stream, &lake, &client).await.expect("delivers");
     landed(&lake).await.assert_each_once(ids(0..60));
+}
+
+/// Arrival of the newest record of the first shard.
+async fn newest_arrival(client: &Client, stream: &str) -> Timestamp {
+    let request = client.get_shard_iterator().stream_name(stream).shard_id("shardId-000000000000");
+    let answer = request.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await;
+    let iterator = answer.expect("answers").shard_iterator.expect("has one");
+    let page = client.get_records().shard_iterator(iterator).send().await.expect("answers");
+    let record = page.records().last().expect("has some");
+    let arrived = record.approximate_arrival_timestamp().expect("has a time");
+    Timestamp::from_micros(arrived.to_millis().expect("fits") * 1_000).expect("fits")
+}
+
+/// A moment after everything that is in the stream's one shard, and before what comes next.
+async fn between(client: &Client, stream: &str) -> Timestamp {
+    let moment = newest_arrival(client, stream).await.saturating_add(Duration::from_millis(2));
+    let began = Instant::now();
+    while Timestamp::now() <= moment.saturating_add(Duration::from_millis(2)) {
+        assert!(began.elapsed() < PATIENCE, "the clock stands still");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    moment
+}
+
+async fn deliver_from(
+    stream: &str,
+    from: Begin,
+    lake: &Lake,
+    client: &Client,
+) -> Result<DeliverReport, DeliverError> {
+    let mut config = config(stream, Until::CaughtUp);
+    config.from = from;
+    kinesis::run(&config, lake, client, &CancellationToken::new()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_begins_at_a_time_in_every_shard_and_goes_on_from_its_checkpoints() {
+    let Some(client) = server().await else { return };
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = folder_lake(folder.path()).await;
+    let stream = create(&client, "from", 1).await;
+    put_ids(&client, &stream, 0..20).await;
+    let time = between(&client, &stream).await;
+    put_ids(&client, &stream, 20..40).await;
+    client
+        .split_shard()
+        .stream_name(&stream)
+        .shard_to_split("shardId-000000000000")
+        .new_starting_hash_key("170141183460469231731687303715884105728")
+        .send()
+        .await
+        .expect("splits");
+    active(&client, &stream).await;
+    put_ids(&client, &stream, 40..60).await;
+    deliver_from(&stream, Begin::At(time), &lake, &client).await.expect("delivers");
+    landed(&lake).await.assert_each_once(ids(20..60));
+
+    // Whatever it is told from now on, the checkpoints win.
+    put_ids(&client, &stream, 60..70).await;
+    for from in [Begin::TrimHorizon, Begin::Latest] {
+        deliver_from(&stream, from, &lake, &client).await.expect("delivers");
+        landed(&lake).await.assert_each_once(ids(20..70));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_from_now_on_that_is_killed_before_its_first_commit_begins_there_again() {
+    let Some(client) = server().await else { return };
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = folder_lake(folder.path()).await;
+    let stream = create(&client, "latest", 1).await;
+    put_ids(&client, &stream, 0..20).await;
+    between(&client, &stream).await;
+    // Its first PUT tells where it begins; it dies before the second.
+    let store = CrashStore::new(&lake, Crash::BeforePut, 1);
+    let dying = {
+        let mut config = config(&stream, Until::Cancelled);
+        config.from = Begin::Latest;
+        config.leases = Leases::None;
+        let (lake, client) = (lake.with_store(store.clone()), client.clone());
+        tokio::spawn(async move {
+            kinesis::run(&config, &lake, &client, &CancellationToken::new()).await
+        })
+    };
+    let began = Instant::now();
+    while lake.store().head(&beginning(&client, &stream).await).await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "it did not say where it begins");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    put_ids(&client, &stream, 20..40).await;
+    assert!(dying.await.expect("ends").is_err());
+    assert!(store.is_dead());
+    deliver_from(&stream, Begin::Latest, &lake, &client).await.expect("delivers");
+    landed(&lake).await.assert_each_once(ids(20..40));
+}
+
+/// The object that says where a stream's delivery began.
+async fn beginning(client: &Client, stream: &str) -> Path {
+    let answer = client.describe_stream_summary().stream_name(stream).send().await;
+    let summary = answer.expect("answers").stream_description_summary.expect("has one");
+    let created = summary.stream_creation_timestamp().secs();
+    Path::from(format!("_clickmill/beginnings/{stream}-{created}.json"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_and_idle_shards_make_objects_near_the_target_and_few_commits() {
+    let Some(client) = server().await else { return };
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = folder_lake(folder.path()).await;
+    let stream = create(&client, "mix", 4).await;
+    let at = async |hash: &str, id: &str| {
+        let request = client.put_record().stream_name(&stream).partition_key(id);
+        let request = request.explicit_hash_key(hash).data(Blob::new(event(id)));
+        request.send().await.expect("puts");
+    };
+    let mut config = config(&stream, Until::Cancelled);
+    config.leases = Leases::None;
+    config.cut.target_bytes = 8_000;
+    config.cut.max_age = Duration::from_secs(2);
+    // Longer than the pace of reads.
+    config.cut.idle = Duration::from_secs(1);
+    let max_age = config.cut.max_age;
+    // A backlog of 300 in the first shard, then a trickle in every other.
+    let line = event("e00000").len() as u64 + 110;
+    for id in ids(0..300) {
+        at("0", &id).await;
+    }
+    let began = Instant::now();
+    let cancel = CancellationToken::new();
+    let worker = tokio::spawn({
+        let (lake, client, cancel) = (lake.clone(), client.clone(), cancel.clone());
+        async move { kinesis::run(&config, &lake, &client, &cancel).await }
+    });
+    let idle = [
+        "85070591730234615865843651857942052864",
+        "170141183460469231731687303715884105728",
+        "255211775190703847597530955573826158592",
+    ];
+    let mut next = 300;
+    while began.elapsed() < max_age * 3 || landed(&lake).await.events.len() < next as usize {
+        assert!(began.elapsed() < PATIENCE, "not landed in time");
+        if began.elapsed() < max_age * 3 {
+            for (hash, id) in idle.iter().zip(ids(next..next + 3)) {
+                at(hash, &id).await;
+            }
+            next += 3;
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    let elapsed = began.elapsed();
+    cancel.cancel();
+    worker.await.expect("ends").expect("delivers");
+    let landed = landed(&lake).await;
+    landed.assert_each_once(ids(0..next));
+    for (shard, commits) in &landed.commits {
+        if shard.ends_with("shardId-000000000000") {
+            let (_, full) = commits.split_last().expect("has some");
+            assert!(full.len() > 3, "{} commits", full.len());
+            for object in full.iter().flat_map(|commit| &commit.objects) {
+                // The cut is looked at after each page of 10 records.
+                let bytes = object.records * line;
+                assert!((7_000..=8_000 + 11 * line).contains(&bytes), "{object:?}: {bytes}");
+            }
+        } else {
+            let most = elapsed.as_millis() / max_age.as_millis() + 2;
+            assert!(commits.len() as u128 <= most, "{shard}: {} commits", commits.len());
+        }
+    }
 }

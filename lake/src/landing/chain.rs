@@ -14,7 +14,7 @@ use super::{
 use crate::LakeError;
 use crate::store::Lake;
 
-/// Wait before the second PUT of a commit; it doubles each time.
+/// Wait before the second PUT of a commit, where nothing else is said; it doubles each time.
 const APPEND_BACKOFF: Duration = Duration::from_millis(100);
 /// Commits read at once.
 pub(super) const READ_CONCURRENCY: usize = 16;
@@ -27,6 +27,7 @@ pub struct Chain {
     store: Arc<dyn ObjectStore>,
     source: Source,
     last: Option<Commit>,
+    backoff: Duration,
 }
 
 impl Chain {
@@ -35,9 +36,16 @@ impl Chain {
     /// # Errors
     /// [`LakeError::Store`], [`LakeError::Corrupt`] or [`LakeError::Gap`].
     pub async fn open(lake: &Lake, source: Source) -> Result<Self, LakeError> {
-        let mut chain = Self { store: Arc::clone(lake.store()), source, last: None };
+        let store = Arc::clone(lake.store());
+        let mut chain = Self { store, source, last: None, backoff: APPEND_BACKOFF };
         chain.reload().await?;
         Ok(chain)
+    }
+
+    /// Waits this long before the second PUT of a commit, and twice as long each time after.
+    #[must_use]
+    pub fn with_backoff(self, backoff: Duration) -> Self {
+        Self { backoff, ..self }
     }
 
     /// Reads the end again, after a lost race or an append whose outcome is unknown.
@@ -115,7 +123,9 @@ impl Chain {
                 Ok(None) | Err(_) if attempt < MAX_APPEND_ATTEMPTS => {}
                 Ok(None) | Err(_) => return Err(LakeError::store("write", &path, error)),
             }
-            tokio::time::sleep(APPEND_BACKOFF * 2_u32.pow(attempt - 1)).await;
+            if !self.backoff.is_zero() {
+                tokio::time::sleep(self.backoff * 2_u32.pow(attempt - 1)).await;
+            }
             attempt += 1;
         }
         clickmill_failpoint::hit("landing.committed");
@@ -299,7 +309,10 @@ pub(super) async fn read(
     Commit::decode(path.as_ref(), source, ordinal, &bytes)
 }
 
-async fn content(store: &dyn ObjectStore, path: &Path) -> Result<Option<Vec<u8>>, LakeError> {
+pub(super) async fn content(
+    store: &dyn ObjectStore,
+    path: &Path,
+) -> Result<Option<Vec<u8>>, LakeError> {
     let failed = |error| LakeError::store("read", path, error);
     let found = match store.get(path).await {
         Ok(found) => found,
@@ -315,7 +328,7 @@ async fn content(store: &dyn ObjectStore, path: &Path) -> Result<Option<Vec<u8>>
     Ok(Some(found.bytes().await.map_err(failed)?.to_vec()))
 }
 
-async fn folders(lake: &Lake, prefix: &Path) -> Result<Vec<Path>, LakeError> {
+pub(super) async fn folders(lake: &Lake, prefix: &Path) -> Result<Vec<Path>, LakeError> {
     let listed = lake.store().list_with_delimiter(Some(prefix)).await;
     Ok(listed.map_err(|error| LakeError::store("list", prefix, error))?.common_prefixes)
 }

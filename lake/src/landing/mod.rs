@@ -21,6 +21,7 @@
 //! whether it committed is then unknown until [`Chain::reload`]. A chain with a
 //! hole, or with ranges that do not meet, is refused loudly.
 
+mod beginning;
 mod chain;
 mod source;
 mod survey;
@@ -28,6 +29,7 @@ mod survey;
 use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
+pub use beginning::{BEGINNING_VERSION, BEGINNINGS, Beginning, Decided};
 pub use chain::{Chain, commits_after, list_sources};
 pub use source::Source;
 pub use survey::{ChainProblem, Survey, survey};

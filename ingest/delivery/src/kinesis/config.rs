@@ -1,8 +1,14 @@
 //! What a delivery is told: names, cuts, pace, retries.
 
+use std::str::FromStr;
 use std::time::Duration;
 
-use serde::Deserialize;
+use aws_config::SdkConfig;
+use clickmill_schemas::Timestamp;
+use serde::{Deserialize, Deserializer, de};
+
+use super::lease::{DEFAULT_LEASE, LeasePolicy, MIN_LEASE};
+use super::memory::{DEFAULT_MEMORY, MIN_MEMORY};
 
 /// Wait between two GetRecords of one shard: the quota is 5 a second, shared with other readers.
 /// Source: Kinesis Data Streams, Quotas and limits.
@@ -10,6 +16,9 @@ pub const MIN_POLL: Duration = Duration::from_millis(210);
 
 /// Records that one GetRecords may ask for. Source: GetRecords, Kinesis API Reference.
 pub const MAX_PAGE_RECORDS: i32 = 10_000;
+
+/// Objects are cut near this size, as stored, where a shard brings enough within `max_age`.
+pub const DEFAULT_TARGET: u64 = 64 << 20;
 
 /// The section `[deliver]` of `clickmill.toml`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -19,10 +28,127 @@ pub struct DeliverSettings {
     pub max_age_seconds: Option<u64>,
     /// Commit when nothing more has come for this long.
     pub idle_seconds: Option<u64>,
-    /// Commit when this much is held, before compression.
-    pub max_megabytes: Option<u64>,
+    /// Commit when the objects have about this size, as stored.
+    pub target_megabytes: Option<u64>,
+    /// What the whole process may hold of the stream in memory.
+    pub memory_megabytes: Option<u64>,
     /// Wait between two reads of a shard that has nothing more.
     pub poll_milliseconds: Option<u64>,
+    /// How workers on one stream share its shards: `lake`, `dynamodb=TABLE` or `none`.
+    /// See [`Leases::new`]: [`DeliverConfig::with_settings`] leaves it to the caller.
+    pub leases: Option<LeaseSetting>,
+    /// A worker that shows no sign of life for this long loses its shards to others.
+    pub lease_seconds: Option<u64>,
+}
+
+/// Where the delivery of a stream begins that this lake has nothing of yet. Later
+/// starts go on from the checkpoints, whatever they are told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// `trim_horizon`: at the oldest record that the stream has.
+    #[default]
+    TrimHorizon,
+    /// `latest`: with what arrives from now on, by this machine's clock.
+    Latest,
+    /// With what arrived at that time or later, by Kinesis' clock, in milliseconds.
+    At(Timestamp),
+}
+
+impl Begin {
+    /// The time from which on records are delivered; `None`: all.
+    #[must_use]
+    pub fn time(self, now: Timestamp) -> Option<Timestamp> {
+        match self {
+            Self::TrimHorizon => None,
+            Self::Latest => Some(now),
+            Self::At(time) => Some(time),
+        }
+    }
+}
+
+impl FromStr for Begin {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "trim_horizon" => Ok(Self::TrimHorizon),
+            "latest" => Ok(Self::Latest),
+            _ => {
+                let time = Timestamp::parse(text).map_err(|error| {
+                    format!(
+                        "`{text}` is neither trim_horizon nor latest nor a time as \
+                         2026-11-23T17:40:00Z: {error}"
+                    )
+                })?;
+                if time > Timestamp::now() {
+                    return Err(format!(
+                        "{text} is yet to come; give latest, or a time before now"
+                    ));
+                }
+                Ok(Self::At(time))
+            }
+        }
+    }
+}
+
+/// Where the workers of a stream say which shards they read, as a user writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LeaseSetting {
+    /// `lake`
+    Lake,
+    /// `dynamodb=TABLE`
+    DynamoDb(String),
+    /// `none`
+    None,
+}
+
+impl FromStr for LeaseSetting {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix("dynamodb=")) {
+            ("lake", _) => Ok(Self::Lake),
+            ("none", _) => Ok(Self::None),
+            (_, Some(table)) if !table.is_empty() => Ok(Self::DynamoDb(table.to_owned())),
+            _ => Err(format!("`{text}` is no place for leases; give lake, dynamodb=TABLE or none")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for LeaseSetting {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Where the workers of a stream say which shards they read.
+#[derive(Clone, Debug)]
+pub enum Leases {
+    /// In the lake, by conditional PUT.
+    Lake,
+    /// In a table of the KCL's layout, which is created where it does not exist.
+    DynamoDb {
+        /// Without retries of its own, as [`super::lease_client`] makes it.
+        client: aws_sdk_dynamodb::Client,
+        /// The table's name.
+        table: String,
+    },
+    /// Nowhere: this worker reads every shard, whoever else does.
+    None,
+}
+
+impl Leases {
+    /// Makes the client that the setting needs.
+    #[must_use]
+    pub fn new(setting: &LeaseSetting, config: &SdkConfig) -> Self {
+        match setting {
+            LeaseSetting::Lake => Self::Lake,
+            LeaseSetting::None => Self::None,
+            LeaseSetting::DynamoDb(table) => {
+                Self::DynamoDb { client: super::lease_client(config), table: table.clone() }
+            }
+        }
+    }
 }
 
 /// One delivery.
@@ -30,16 +156,24 @@ pub struct DeliverSettings {
 pub struct DeliverConfig {
     /// The stream's name.
     pub stream: String,
+    /// Where to begin a stream that this lake has nothing of.
+    pub from: Begin,
     /// When to end.
     pub until: Until,
     /// When to commit; looked at after each page.
     pub cut: CutPolicy,
+    /// Bytes of the stream that the process may have in memory, at least [`MIN_MEMORY`].
+    pub memory: u64,
     /// Records asked for at once, at most [`MAX_PAGE_RECORDS`].
     pub page_records: i32,
     /// Wait between two reads of a shard that has nothing more; at least [`MIN_POLL`].
     pub poll: Duration,
     /// Wait between two looks at the stream's shards.
     pub discover: Duration,
+    /// How workers share the shards.
+    pub leases: Leases,
+    /// How long a lease lasts.
+    pub lease: LeasePolicy,
     /// How to go about failures.
     pub retry: RetryPolicy,
 }
@@ -56,12 +190,28 @@ pub enum Until {
 /// When what was read is committed. The clock may decide: the commit chain does not care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CutPolicy {
-    /// This many bytes of lines, before compression.
-    pub max_bytes: u64,
+    /// The objects have this many bytes, as they would be stored.
+    pub target_bytes: u64,
     /// This long after the first record was read.
     pub max_age: Duration,
-    /// This long after the last record was read.
+    /// This long after the last record was read, where the last commit is `max_age` old: a
+    /// trickle of single records then makes no more commits than a steady flow.
     pub idle: Duration,
+}
+
+/// What was read of a shard and not committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gathered {
+    /// Lines of it.
+    pub lines: u64,
+    /// What they would take in the store.
+    pub stored_bytes: u64,
+    /// Since the first of it was read.
+    pub since_first: Duration,
+    /// Since the last of it was read.
+    pub since_last: Duration,
+    /// Since the last commit; `None`: there was none yet.
+    pub since_commit: Option<Duration>,
 }
 
 /// Exponential backoff with full jitter.
@@ -76,24 +226,31 @@ pub struct RetryPolicy {
 }
 
 impl DeliverConfig {
-    /// The defaults: a record is in the raw zone within 20 s, within 5 s of the last one.
+    /// The defaults: a record is in the raw zone within 20 s, or 5 s after a
+    /// pause.
+    /// Who stays up shares the shards with others; who is to catch up and end reads all
+    /// of them, so that everything is there when it ends.
     #[must_use]
     pub fn new(stream: impl Into<String>, until: Until) -> Self {
-        let max_attempts = match until {
-            Until::Cancelled => None,
-            Until::CaughtUp => Some(10),
+        let (max_attempts, leases) = match until {
+            Until::Cancelled => (None, Leases::Lake),
+            Until::CaughtUp => (Some(10), Leases::None),
         };
         Self {
             stream: stream.into(),
+            from: Begin::default(),
             until,
             cut: CutPolicy {
-                max_bytes: 64 << 20,
+                target_bytes: DEFAULT_TARGET,
                 max_age: Duration::from_secs(20),
                 idle: Duration::from_secs(5),
             },
+            memory: DEFAULT_MEMORY,
             page_records: MAX_PAGE_RECORDS,
             poll: Duration::from_secs(1),
             discover: Duration::from_secs(30),
+            leases,
+            lease: LeasePolicy { expiry: DEFAULT_LEASE },
             retry: RetryPolicy {
                 base: Duration::from_millis(500),
                 cap: Duration::from_secs(20),
@@ -108,22 +265,29 @@ impl DeliverConfig {
         let seconds = |value: Option<u64>, default| value.map_or(default, Duration::from_secs);
         self.cut.max_age = seconds(settings.max_age_seconds, self.cut.max_age);
         self.cut.idle = seconds(settings.idle_seconds, self.cut.idle);
-        if let Some(megabytes) = settings.max_megabytes {
-            self.cut.max_bytes = megabytes.saturating_mul(1 << 20);
-        }
+        let megabytes = |value: Option<u64>, default| {
+            value.map_or(default, |megabytes| megabytes.saturating_mul(1 << 20))
+        };
+        self.cut.target_bytes = megabytes(settings.target_megabytes, self.cut.target_bytes);
+        self.memory = megabytes(settings.memory_megabytes, self.memory).max(MIN_MEMORY);
         if let Some(milliseconds) = settings.poll_milliseconds {
             self.poll = Duration::from_millis(milliseconds).max(MIN_POLL);
         }
+        self.lease.expiry = seconds(settings.lease_seconds, self.lease.expiry).max(MIN_LEASE);
         self
     }
 }
 
 impl CutPolicy {
-    /// Decides, `now`, over `bytes` whose first and last record were read at those times.
+    /// Decides over what was gathered.
     #[must_use]
-    pub fn is_due(&self, bytes: u64, since_first: Duration, since_last: Duration) -> bool {
-        bytes > 0
-            && (bytes >= self.max_bytes || since_first >= self.max_age || since_last >= self.idle)
+    pub fn is_due(&self, gathered: &Gathered) -> bool {
+        let Gathered { lines, stored_bytes, since_first, since_last, since_commit } = *gathered;
+        let rested = since_commit.is_none_or(|since| since >= self.max_age);
+        lines > 0
+            && (stored_bytes >= self.target_bytes
+                || since_first >= self.max_age
+                || (since_last >= self.idle && rested))
     }
 }
 
@@ -151,12 +315,53 @@ mod tests {
     fn a_cut_is_due_by_size_age_or_idleness_and_never_when_empty() {
         let cut = DeliverConfig::new("s", Until::Cancelled).cut;
         let second = Duration::from_secs;
-        assert!(!cut.is_due(0, second(3_600), second(3_600)));
-        assert!(!cut.is_due(1, second(19), second(4)));
-        assert!(cut.is_due(1, second(20), second(0)));
-        assert!(cut.is_due(1, second(5), second(5)));
-        assert!(cut.is_due(64 << 20, second(0), second(0)));
-        assert!(!cut.is_due((64 << 20) - 1, second(0), second(0)));
+        let due = |lines, stored_bytes, first, last, commit: Option<u64>| {
+            cut.is_due(&Gathered {
+                lines,
+                stored_bytes,
+                since_first: second(first),
+                since_last: second(last),
+                since_commit: commit.map(second),
+            })
+        };
+        assert!(!due(0, 0, 3_600, 3_600, None));
+        assert!(!due(1, 1, 19, 4, None));
+        assert!(due(1, 1, 20, 0, Some(1)));
+        assert!(due(1, 64 << 20, 0, 0, Some(0)));
+        assert!(!due(1, (64 << 20) - 1, 0, 0, Some(0)));
+        // What comes after a rest is committed soon, a trickle with the age of its first record.
+        assert!(due(1, 1, 5, 5, None) && due(1, 1, 5, 5, Some(20)));
+        assert!(!due(1, 1, 5, 5, Some(19)));
+    }
+
+    #[test]
+    fn leases_are_shared_by_who_stays_up_and_last_as_the_file_says() {
+        let up = DeliverConfig::new("s", Until::Cancelled);
+        assert!(matches!(up.leases, Leases::Lake), "{:?}", up.leases);
+        assert_eq!(up.lease.expiry, DEFAULT_LEASE);
+        assert!(matches!(DeliverConfig::new("s", Until::CaughtUp).leases, Leases::None));
+        let file = "leases = \"dynamodb=clicks\"\nlease_seconds = 0";
+        let settings: DeliverSettings = toml::from_str(file).expect("reads");
+        assert_eq!(settings.leases, Some(LeaseSetting::DynamoDb("clicks".to_owned())));
+        assert_eq!(up.with_settings(&settings).lease.expiry, MIN_LEASE);
+        for wrong in ["zookeeper", "dynamodb=", "dynamodb", ""] {
+            assert!(wrong.parse::<LeaseSetting>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn beginnings_are_read_and_none_is_yet_to_come() {
+        let at = |text| Timestamp::parse(text).expect(text);
+        assert_eq!("trim_horizon".parse(), Ok(Begin::TrimHorizon));
+        assert_eq!("latest".parse(), Ok(Begin::Latest));
+        let time = "2025-11-23T18:40:00+01:00";
+        assert_eq!(time.parse(), Ok(Begin::At(at("2025-11-23T17:40:00Z"))));
+        for wrong in ["", "TRIM_HORIZON", "yesterday", "2025-11-23", "9000-01-01T00:00:00Z"] {
+            assert!(wrong.parse::<Begin>().is_err(), "{wrong}");
+        }
+        let now = at("2026-11-23T17:40:00Z");
+        assert_eq!(Begin::TrimHorizon.time(now), None);
+        assert_eq!(Begin::Latest.time(now), Some(now));
     }
 
     #[test]

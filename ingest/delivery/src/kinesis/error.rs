@@ -6,6 +6,8 @@ use std::time::Duration;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use clickmill_lake::LakeError;
 
+use super::lease::LeaseError;
+
 /// Why a delivery ended early. What was committed stays; a restart goes on from there.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,7 +48,10 @@ pub enum DeliverError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// The stream has more shards than one worker reads.
-    #[error("the stream {stream} has {shards} shards to read, one worker takes {limit}")]
+    #[error(
+        "the stream {stream} has {shards} shards to read, one worker takes {limit}: \
+         share them by --leases lake, with more workers"
+    )]
     TooManyShards {
         /// Its name.
         stream: String,
@@ -72,9 +77,25 @@ pub enum DeliverError {
         #[source]
         source: LakeError,
     },
+    /// The leases could not be read or changed.
+    #[error("cannot share the stream's shards with other workers")]
+    Lease(#[from] LeaseError),
     /// A worker's task ended by a defect in this program.
     #[error("a worker ended unexpectedly; please report this")]
     Worker(#[from] tokio::task::JoinError),
+}
+
+impl DeliverError {
+    /// It may be different the next time.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Lease(LeaseError::Request { .. }) => true,
+            Self::Lake { source, .. } => {
+                matches!(source, LakeError::Store { .. } | LakeError::LostRace { .. })
+            }
+            _ => false,
+        }
+    }
 }
 
 /// What to do about a failed request.

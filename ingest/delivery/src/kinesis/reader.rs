@@ -2,17 +2,20 @@
 //! the loops here and in the worker own them.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
+use aws_sdk_kinesis::primitives::DateTime;
 use aws_sdk_kinesis::types::ShardIteratorType;
 use clickmill_schemas::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{MAX_PAGE_RECORDS, MIN_POLL, RetryPolicy};
 use super::error::{DeliverError, Fault};
+use super::monitor::Monitor;
 use super::shards::Shard;
 
 /// Pages read from the oldest end to find the first record that is left: pages can be empty.
@@ -32,6 +35,8 @@ pub(super) struct Stream {
 pub(super) enum Start<'a> {
     Oldest,
     After(&'a str),
+    /// At the first record that arrived then or later.
+    At(Timestamp),
 }
 
 /// What became of a request.
@@ -47,6 +52,7 @@ pub(super) struct Reader {
     pub stream: String,
     pub retry: RetryPolicy,
     pub cancel: CancellationToken,
+    pub monitor: Arc<Monitor>,
 }
 
 impl Reader {
@@ -97,6 +103,10 @@ impl Reader {
                         closed: shard
                             .sequence_number_range()
                             .is_some_and(|range| range.ending_sequence_number().is_some()),
+                        hashes: shard.hash_key_range().map(|range| {
+                            let (start, end) = (range.starting_hash_key(), range.ending_hash_key());
+                            (start.to_owned(), end.to_owned())
+                        }),
                     }
                 }));
                 match page.next_token() {
@@ -122,6 +132,9 @@ impl Reader {
                 Start::After(sequence_number) => request
                     .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
                     .starting_sequence_number(sequence_number),
+                Start::At(time) => request
+                    .shard_iterator_type(ShardIteratorType::AtTimestamp)
+                    .timestamp(DateTime::from_millis(time.micros() / 1_000)),
             }
             .send()
         };
@@ -177,6 +190,7 @@ impl Reader {
         began: Instant,
     ) -> Result<bool, DeliverError> {
         let Failure { operation, subject, fault, source } = failure;
+        self.monitor.retried(operation);
         if self.retry.is_exhausted(attempt) {
             let (subject, elapsed) = (subject.to_owned(), began.elapsed());
             return Err(DeliverError::GaveUp {
@@ -290,7 +304,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Kinesis' time of arrival; `now` where it gave none.
-pub(super) fn arrival(time: Option<&aws_sdk_kinesis::primitives::DateTime>) -> Timestamp {
+pub(super) fn arrival(time: Option<&DateTime>) -> Timestamp {
     let micros = time.and_then(|time| {
         let micros = time.secs().checked_mul(1_000_000)?;
         micros.checked_add(i64::from(time.subsec_nanos() / 1_000))

@@ -1,6 +1,6 @@
 //! Which shards may be read now: a child only after all its parents are drained.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 /// A shard of the stream, as ListShards tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,32 +10,21 @@ pub(super) struct Shard {
     pub parents: Vec<String>,
     /// It takes no more records: it has an ending sequence number.
     pub closed: bool,
+    /// First and last hash key, in decimal.
+    pub hashes: Option<(String, String)>,
 }
 
-/// How far this process is with a shard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
-    /// A worker is on it.
-    Running,
-    /// Read to its end for now, and left.
-    CaughtUp,
-    /// Read to its end for good.
-    Drained,
-}
-
-/// The shards to start, in the order of the listing.
-pub(super) fn startable<'a>(
+/// The shards that may be read now, in the order of the listing, by whether a shard
+/// has been read to its end for good.
+pub(super) fn readable<'a>(
     shards: &'a [Shard],
-    progress: &HashMap<String, Progress>,
+    is_finished: impl Fn(&str) -> bool,
 ) -> Vec<&'a Shard> {
-    let listed = |id: &String| shards.iter().any(|shard| shard.id == *id);
-    let drained = |id: &String| progress.get(id) == Some(&Progress::Drained);
-    shards
-        .iter()
-        .filter(|shard| !progress.contains_key(&shard.id))
-        // A parent that is listed no more has expired with everything in it.
-        .filter(|shard| shard.parents.iter().all(|parent| drained(parent) || !listed(parent)))
-        .collect()
+    let listed: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
+    // A parent that is listed no more has expired with everything in it.
+    let is_done = |parent: &String| is_finished(parent) || !listed.contains(parent.as_str());
+    let open = shards.iter().filter(|shard| !is_finished(&shard.id));
+    open.filter(|shard| shard.parents.iter().all(is_done)).collect()
 }
 
 #[cfg(test)]
@@ -47,17 +36,17 @@ mod tests {
             id: id.to_owned(),
             parents: parents.iter().map(|&parent| parent.to_owned()).collect(),
             closed: false,
+            hashes: None,
         }
     }
 
-    fn ids(shards: &[Shard], progress: &[(&str, Progress)]) -> Vec<String> {
-        let progress = progress.iter().map(|(id, state)| ((*id).to_owned(), *state)).collect();
-        startable(shards, &progress).into_iter().map(|shard| shard.id.clone()).collect()
+    fn ids<'a>(shards: &'a [Shard], finished: &[&str]) -> Vec<&'a str> {
+        let readable = readable(shards, |id| finished.contains(&id));
+        readable.into_iter().map(|shard| shard.id.as_str()).collect()
     }
 
     #[test]
     fn children_wait_for_all_their_parents() {
-        use Progress::{CaughtUp, Drained, Running};
         // a splits into b and c; b and c merge into d; e's parent has expired.
         let shards = [
             shard("a", &[]),
@@ -67,12 +56,10 @@ mod tests {
             shard("e", &["gone"]),
         ];
         assert_eq!(ids(&shards, &[]), ["a", "e"]);
-        assert_eq!(ids(&shards, &[("a", Running)]), ["e"]);
-        assert_eq!(ids(&shards, &[("a", CaughtUp), ("e", Running)]), [] as [&str; 0]);
-        assert_eq!(ids(&shards, &[("a", Drained), ("e", Running)]), ["b", "c"]);
-        let half = [("a", Drained), ("e", Running), ("b", Drained), ("c", Running)];
-        assert_eq!(ids(&shards, &half), [] as [&str; 0]);
-        let both = [("a", Drained), ("e", Running), ("b", Drained), ("c", Drained)];
-        assert_eq!(ids(&shards, &both), ["d"]);
+        assert_eq!(ids(&shards, &["e"]), ["a"]);
+        assert_eq!(ids(&shards, &["a", "e"]), ["b", "c"]);
+        assert_eq!(ids(&shards, &["a", "e", "b"]), ["c"]);
+        assert_eq!(ids(&shards, &["a", "e", "b", "c"]), ["d"]);
+        assert_eq!(ids(&shards, &["a", "b", "c", "d", "e"]), [] as [&str; 0]);
     }
 }

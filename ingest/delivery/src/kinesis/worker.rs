@@ -1,7 +1,7 @@
 //! One shard, from its checkpoint to its end.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use clickmill_lake::landing::{Chain, NewCommit, PossibleLoss, Source};
@@ -10,9 +10,11 @@ use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use tokio::sync::Semaphore;
 
-use super::config::{DeliverConfig, MIN_POLL, Until};
+use super::config::{DeliverConfig, Gathered, MIN_POLL, Until};
 use super::decode::{self, StreamRecord};
 use super::error::{DeliverError, Fault};
+use super::memory::Memory;
+use super::monitor::Monitor;
 use super::reader::{Failure, Outcome, Reader, Start, Stream, arrival};
 use super::shards::Shard;
 use super::{DeliverReport, loss};
@@ -35,12 +37,19 @@ pub(super) struct Worker {
     pub reader: Reader,
     pub stream: Stream,
     pub shard: Shard,
+    /// Where to start without a checkpoint; `None`: at the oldest record.
+    pub from: Option<Timestamp>,
     /// Bounds the GetRecords in flight, and so the memory that their answers take.
     pub reads: Arc<Semaphore>,
+    /// Bounds what all shards hold uncommitted.
+    pub memory: Arc<Memory>,
+    pub monitor: Arc<Monitor>,
     pub report: DeliverReport,
     /// Failures of the lake in a row.
     pub failures: u32,
     pub checked_for_loss: bool,
+    /// When this worker last committed.
+    pub landed_at: Option<Instant>,
 }
 
 /// Read, not committed.
@@ -48,10 +57,24 @@ struct Pending {
     writer: RawWriter,
     first: Option<String>,
     last: Option<String>,
-    bytes: u64,
+    lines: u64,
     first_read: Instant,
     last_read: Instant,
     loss: Option<PossibleLoss>,
+}
+
+/// What a request for records came to.
+enum Step {
+    Page {
+        /// `None`: the shard is closed, and that was all.
+        next: Option<String>,
+        behind: Option<i64>,
+        /// Arrival of its last record; `None` where it has none.
+        newest: Option<Timestamp>,
+    },
+    Expired,
+    Failed(Fault, Box<dyn std::error::Error + Send + Sync>),
+    Cancelled,
 }
 
 impl Worker {
@@ -64,10 +87,23 @@ impl Worker {
                 Err(DeliverError::Lake { source, .. }) => source,
                 outcome => return (self.shard, self.report, outcome),
             };
-            self.failures += 1;
-            let passing = matches!(source, LakeError::Store { .. } | LakeError::LostRace { .. });
             let subject = self.shard.id.clone();
-            if !passing {
+            if let LakeError::LostRace { ordinal, .. } = source {
+                // No failure: the other has landed what this one held, or a part of it.
+                self.monitor.lost_race();
+                tracing::info!(
+                    shard = subject,
+                    ordinal,
+                    "another worker landed this; following it"
+                );
+                let random = uuid::Uuid::new_v4().as_u64_pair().0;
+                if self.reader.pause(self.config.retry.wait(1, random)).await {
+                    continue;
+                }
+                return (self.shard, self.report, Ok(End::Cancelled));
+            }
+            self.failures += 1;
+            if !matches!(source, LakeError::Store { .. }) {
                 let failed = Err(DeliverError::Lake { subject, source });
                 return (self.shard, self.report, failed);
             }
@@ -86,6 +122,7 @@ impl Worker {
     }
 
     async fn pass(&mut self) -> Result<End, DeliverError> {
+        self.memory.free(&self.shard.id);
         let source = Source::kinesis(&self.stream.name, self.stream.created, &self.shard.id)
             .map_err(|source| self.lake_error(source))?;
         let opened = Chain::open(&self.lake, source).await;
@@ -93,47 +130,44 @@ impl Worker {
         if chain.is_closed() {
             return Ok(End::Drained);
         }
+        self.monitor.positioned(&self.shard.id, chain.position());
         let mut pending = self.pending(&chain);
         let Some(loss) = self.check_for_loss(&chain).await? else { return Ok(End::Cancelled) };
         pending.loss = loss;
-        let start = chain.position().map_or(Start::Oldest, Start::After);
+        let start = self.start(chain.position());
         let Some(mut iterator) = self.reader.iterator(&self.shard.id, start).await? else {
             return Ok(End::Cancelled);
         };
         let (mut attempt, mut began) = (0, Instant::now());
-        let mut was_at_tip = false;
+        let mut tip: Option<Timestamp> = None;
         loop {
+            if self.memory.is_told(&self.shard.id) || self.is_due(&pending) {
+                pending = self.land_and_go_on(&mut chain, pending).await?;
+            }
+            if !self.memory.has_room() {
+                // Those who hold most are landing; what this shard holds may become due meanwhile.
+                if !self.reader.pause(MIN_POLL).await {
+                    self.land(&mut chain, pending, Closing::No).await?;
+                    return Ok(End::Cancelled);
+                }
+                continue;
+            }
             let asked = Instant::now();
-            let Some(answer) = self.ask(&iterator).await else {
-                self.land(&mut chain, pending, Closing::No).await?;
-                return Ok(End::Cancelled);
-            };
-            let mut page = None;
-            match answer {
-                Outcome::Done(answer) => {
-                    attempt = 0;
-                    self.take(&mut pending, &answer).await?;
-                    page = Some(answer);
-                }
-                Outcome::Failed(Fault::Expired, _) => {
+            let (next, behind, newest) = match self.read(&iterator, &mut pending).await? {
+                Step::Page { next, behind, newest } => (next, behind, newest),
+                Step::Expired => {
                     let read = pending.last.as_deref().or(chain.position());
-                    let start = read.map_or(Start::Oldest, Start::After);
-                    match self.reader.iterator(&self.shard.id, start).await? {
-                        Some(fresh) => iterator = fresh,
-                        None => {
-                            self.land(&mut chain, pending, Closing::No).await?;
-                            return Ok(End::Cancelled);
-                        }
+                    let fresh = self.reader.iterator(&self.shard.id, self.start(read)).await?;
+                    if let Some(fresh) = fresh
+                        && self.reader.pause(MIN_POLL.saturating_sub(asked.elapsed())).await
+                    {
+                        iterator = fresh;
+                        continue;
                     }
+                    self.land(&mut chain, pending, Closing::No).await?;
+                    return Ok(End::Cancelled);
                 }
-                Outcome::Failed(Fault::Gone, _) => {
-                    return Err(DeliverError::NoStream { stream: self.stream.name.clone() });
-                }
-                Outcome::Failed(Fault::Refused, source) => {
-                    let (operation, subject) = ("GetRecords", self.shard.id.clone());
-                    return Err(DeliverError::Refused { operation, subject, source });
-                }
-                Outcome::Failed(fault, source) => {
+                Step::Failed(fault, source) => {
                     if attempt == 0 {
                         began = Instant::now();
                     }
@@ -145,32 +179,31 @@ impl Worker {
                         self.land(&mut chain, pending, Closing::No).await?;
                         return Ok(End::Cancelled);
                     }
+                    continue;
                 }
-            }
-            let drained = page.as_ref().is_some_and(|page| page.next_shard_iterator().is_none());
-            if drained {
+                Step::Cancelled => {
+                    self.land(&mut chain, pending, Closing::No).await?;
+                    return Ok(End::Cancelled);
+                }
+            };
+            attempt = 0;
+            let Some(next) = next else {
                 self.land(&mut chain, pending, Closing::Yes).await?;
                 return Ok(End::Drained);
-            }
-            let behind = page.as_ref().and_then(GetRecordsOutput::millis_behind_latest);
+            };
+            iterator = next;
             // Lag counts whole milliseconds: a page can end at 0 amid records of one
-            // millisecond. Only when the page before said so, too, is nothing left of them.
+            // millisecond. An empty page, or one that goes past it, shows that all were read.
             let at_tip = behind == Some(0);
-            let empty = page.as_ref().is_some_and(|page| page.records().is_empty());
-            let caught_up = at_tip && (was_at_tip || empty);
-            was_at_tip = at_tip;
-            let ends = caught_up && self.config.until == Until::CaughtUp && !self.shard.closed;
-            if ends || pending.is_due(&self.config) {
-                let fresh = self.pending(&chain);
-                let full = std::mem::replace(&mut pending, fresh);
-                self.land(&mut chain, full, Closing::No).await?;
-            }
-            if ends {
+            let past_tip = newest.is_none_or(|newest| tip.is_some_and(|tip| newest > tip));
+            let caught_up = at_tip && past_tip;
+            tip = tip.or(newest).filter(|_| at_tip);
+            if caught_up && self.config.until == Until::CaughtUp && !self.shard.closed {
+                self.land(&mut chain, pending, Closing::No).await?;
                 return Ok(End::CaughtUp);
             }
-            let Some(page) = page else { continue };
-            if let Some(next) = page.next_shard_iterator() {
-                next.clone_into(&mut iterator);
+            if self.is_due(&pending) {
+                pending = self.land_and_go_on(&mut chain, pending).await?;
             }
             // The quota counts calls, whatever they bring.
             let poll = if caught_up { self.config.poll } else { MIN_POLL };
@@ -181,16 +214,47 @@ impl Worker {
         }
     }
 
-    /// A page, or `None` when cancelled.
-    async fn ask(&self, iterator: &str) -> Option<Outcome<GetRecordsOutput>> {
+    /// Where to go on after what was read. Without that a child starts where the whole
+    /// delivery began, too: what it has is younger than its parents' records, or as old.
+    fn start<'p>(&self, read: Option<&'p str>) -> Start<'p> {
+        match (read, self.from) {
+            (Some(position), _) => Start::After(position),
+            (None, Some(time)) => Start::At(time),
+            (None, None) => Start::Oldest,
+        }
+    }
+
+    /// Asks for a page and takes in what it brings. The page is gone when this returns.
+    async fn read(&mut self, iterator: &str, pending: &mut Pending) -> Result<Step, DeliverError> {
+        // Never closed, so this waits and nothing else. Held until the page is gone.
+        let reads = Arc::clone(&self.reads);
         let asking = async {
-            // Never closed, so this waits and nothing else.
-            let _permit = self.reads.acquire().await;
-            self.reader.records(iterator, self.config.page_records).await
+            let permit = reads.acquire().await;
+            (self.reader.records(iterator, self.config.page_records).await, permit)
         };
-        tokio::select! {
-            () = self.reader.cancel.cancelled() => None,
-            answer = asking => Some(answer),
+        let (answer, _permit) = tokio::select! {
+            () = self.reader.cancel.cancelled() => return Ok(Step::Cancelled),
+            answer = asking => answer,
+        };
+        match answer {
+            Outcome::Done(page) => {
+                self.take(pending, &page).await?;
+                let last = page.records().last();
+                Ok(Step::Page {
+                    next: page.next_shard_iterator().map(str::to_owned),
+                    behind: page.millis_behind_latest(),
+                    newest: last.map(|last| arrival(last.approximate_arrival_timestamp())),
+                })
+            }
+            Outcome::Failed(Fault::Expired, _) => Ok(Step::Expired),
+            Outcome::Failed(Fault::Gone, _) => {
+                Err(DeliverError::NoStream { stream: self.stream.name.clone() })
+            }
+            Outcome::Failed(Fault::Refused, source) => {
+                let (operation, subject) = ("GetRecords", self.shard.id.clone());
+                Err(DeliverError::Refused { operation, subject, source })
+            }
+            Outcome::Failed(fault, source) => Ok(Step::Failed(fault, source)),
         }
     }
 
@@ -200,6 +264,7 @@ impl Worker {
         page: &GetRecordsOutput,
     ) -> Result<(), DeliverError> {
         let now = Instant::now();
+        let mut bytes = 0;
         for record in page.records() {
             let record = StreamRecord {
                 stream: &self.stream.name,
@@ -208,7 +273,7 @@ impl Worker {
                 arrived: arrival(record.approximate_arrival_timestamp()),
                 data: record.data().as_ref(),
             };
-            if pending.bytes == 0 {
+            if pending.lines == 0 {
                 pending.first_read = now;
             }
             pending.last_read = now;
@@ -218,12 +283,39 @@ impl Worker {
                     Err(error) => Err(error),
                 };
                 pushed.map_err(|source| self.lake_error(source))?;
-                pending.bytes += line.len() as u64;
+                pending.lines += 1;
             }
+            bytes += record.data.len() as u64;
             pending.first.get_or_insert_with(|| record.sequence_number.to_owned());
             pending.last = Some(record.sequence_number.to_owned());
         }
+        let (records, behind) = (page.records().len() as u64, page.millis_behind_latest());
+        self.monitor.read(&self.shard.id, records, bytes, behind);
+        if pending.lines > 0 {
+            self.memory.hold(&self.shard.id, pending.writer.memory(), pending.first_read);
+            self.monitor.holds(self.memory.held());
+        }
         Ok(())
+    }
+
+    fn is_due(&self, pending: &Pending) -> bool {
+        let gathered = Gathered {
+            lines: pending.lines,
+            stored_bytes: pending.writer.stored_bytes(),
+            since_first: pending.first_read.elapsed(),
+            since_last: pending.last_read.elapsed(),
+            since_commit: self.landed_at.map(|at| at.elapsed()),
+        };
+        self.config.cut.is_due(&gathered)
+    }
+
+    async fn land_and_go_on(
+        &mut self,
+        chain: &mut Chain,
+        pending: Pending,
+    ) -> Result<Pending, DeliverError> {
+        self.land(chain, pending, Closing::No).await?;
+        Ok(self.pending(chain))
     }
 
     /// Commits. Only then does anything count.
@@ -252,6 +344,10 @@ impl Worker {
             Err(source) => return Err(self.lake_error(source)),
         };
         self.failures = 0;
+        self.landed_at = Some(Instant::now());
+        self.memory.free(&self.shard.id);
+        self.monitor.holds(self.memory.held());
+        self.monitor.committed(&self.shard.id, commit);
         self.report.commits += 1;
         self.report.objects += commit.objects.len() as u64;
         for object in &commit.objects {
@@ -287,6 +383,7 @@ impl Worker {
         self.checked_for_loss = true;
         if let Some(loss) = &found {
             self.report.possible_losses += 1;
+            self.monitor.possible_loss();
             tracing::error!(
                 stream = self.stream.name,
                 shard = self.shard.id,
@@ -306,7 +403,7 @@ impl Worker {
             writer: RawWriter::new(&self.lake, chain.source()),
             first: None,
             last: None,
-            bytes: 0,
+            lines: 0,
             first_read: now,
             last_read: now,
             loss: None,
@@ -323,11 +420,4 @@ impl Worker {
 enum Closing {
     Yes,
     No,
-}
-
-impl Pending {
-    fn is_due(&self, config: &DeliverConfig) -> bool {
-        let since = |instant: Instant| -> Duration { instant.elapsed() };
-        config.cut.is_due(self.bytes, since(self.first_read), since(self.last_read))
-    }
 }

@@ -2,12 +2,14 @@
 //! that goes by commits, and a store that dies at a chosen write.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod stream;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Read as _;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,6 +17,7 @@ use clickmill_lake::Lake;
 use clickmill_lake::landing::{Commit, commits_after, list_sources};
 use clickmill_lake::raw::RawKind;
 use clickmill_schemas::{Event, EventTime, Timestamp, WireRecord};
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
@@ -184,6 +187,95 @@ impl ObjectStore for CrashStore {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.alive()?;
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// Fails every operation on paths of a prefix once it is told to; all others go through.
+#[derive(Debug)]
+pub struct DeafStore {
+    inner: Arc<dyn ObjectStore>,
+    prefix: Path,
+    deaf: AtomicBool,
+}
+
+impl DeafStore {
+    pub fn new(lake: &Lake, prefix: &str) -> Arc<Self> {
+        let (inner, prefix) = (Arc::clone(lake.store()), Path::from(prefix));
+        Arc::new(Self { inner, prefix, deaf: AtomicBool::new(false) })
+    }
+
+    pub fn deafen(&self) {
+        self.deaf.store(true, Ordering::SeqCst);
+    }
+
+    fn hears(&self, location: &Path) -> Result<()> {
+        let deaf = self.deaf.load(Ordering::SeqCst) && location.prefix_matches(&self.prefix);
+        if deaf {
+            Err(Error::Generic { store: "deaf", source: "no answer".into() })
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl fmt::Display for DeafStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DeafStore")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for DeafStore {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        self.hears(location)?;
+        self.inner.put_opts(location, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.hears(location)?;
+        self.inner.put_multipart_opts(location, opts).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.hears(location)?;
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.hears(location)?;
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        match self.hears(&prefix.cloned().unwrap_or_default()) {
+            Ok(()) => self.inner.list(prefix),
+            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+        }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.hears(&prefix.cloned().unwrap_or_default())?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.inner.copy_opts(from, to, options).await
     }
 }

@@ -1,0 +1,586 @@
+//! One process among the workers of a stream: which shards it reads, from the
+//! stream's creation to its deletion.
+//!
+//! Everything turns around one loop, [`Supervisor::supervise`]. A turn shows a
+//! sign of life, looks at the lease table, settles what ended, lets go of what
+//! others took, and takes what is due to it. Shards and the listing of the
+//! stream run beside it, so that neither a slow lake nor a slow stream keeps
+//! this worker from showing that it lives.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clickmill_lake::landing::{Chain, Source};
+use clickmill_lake::{Lake, LakeError};
+use clickmill_schemas::Timestamp;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::config::{DeliverConfig, Leases, Until};
+use super::error::DeliverError;
+use super::lease::dynamodb::DynamoDbTable;
+use super::lease::lake::LakeTable;
+use super::lease::plan::{Pulses, Situation, Taking, decide};
+use super::lease::solo::SoloTable;
+use super::lease::{Change, Held, Lease, LeaseError, LeaseTable, View};
+use super::memory::{Memory, concurrent_reads};
+use super::monitor::Monitor;
+use super::reader::{self, Reader, Stream};
+use super::shards::{Shard, readable};
+use super::worker::{End, Worker};
+use super::{DeliverReport, MAX_SHARDS};
+
+/// Several shards that end at once are settled by one look at the table.
+const GATHER: Duration = Duration::from_millis(100);
+/// A worker that ends tries for so long to free its leases; others wait for their expiry else.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Leases changed at once.
+const LEASE_CONCURRENCY: usize = 16;
+/// Shards taken in one turn: it must not last longer than a sign of life may be late.
+const MAX_TAKES: usize = 64;
+/// What a dead worker left in the table is removed after so many leases' time.
+const BURY_AFTER_LEASES: u32 = 30;
+/// Chains opened at once to confirm that they are closed.
+const CONFIRM_CONCURRENCY: usize = 16;
+
+/// One stream, from its creation to its deletion.
+pub(super) struct Supervisor<'a> {
+    config: &'a DeliverConfig,
+    lake: &'a Lake,
+    stream: Stream,
+    from: Option<Timestamp>,
+    /// The shards': cancelled when one of them fails.
+    reader: Reader,
+    /// Still good then.
+    describer: &'a Reader,
+    reads: Arc<Semaphore>,
+    memory: Arc<Memory>,
+    monitor: Arc<Monitor>,
+    report: &'a mut DeliverReport,
+    me: String,
+    table: Box<dyn LeaseTable>,
+    pulses: Pulses,
+    tasks: JoinSet<Task>,
+    /// Those of `tasks` that read a shard, with what stops them.
+    running: BTreeMap<String, CancellationToken>,
+    /// How shards ended whose leases are still this worker's.
+    ended: Vec<(String, End)>,
+    /// Chains that this process has seen closed.
+    drained: HashSet<String>,
+    /// Read to their end for now, and left, with [`Until::CaughtUp`].
+    caught_up: HashSet<String>,
+    listed: Option<Vec<Shard>>,
+    listing: bool,
+    list_at: Instant,
+    turn_at: Instant,
+    /// Turns that failed in a row.
+    failures: u32,
+    failing_since: Instant,
+}
+
+/// Why a stream is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    Done,
+    /// It was deleted and created anew under its name.
+    Replaced,
+}
+
+/// What runs beside the loop.
+enum Task {
+    Shard { shard: String, report: DeliverReport, result: Result<End, DeliverError> },
+    Listing(Result<Listing, DeliverError>),
+}
+
+enum Listing {
+    Shards(Vec<Shard>),
+    Replaced,
+    Cancelled,
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Goes,
+    /// There is more to take; a sign of life comes before it.
+    GoesAtOnce,
+    CaughtUp,
+}
+
+impl<'a> Supervisor<'a> {
+    pub fn new(
+        config: &'a DeliverConfig,
+        lake: &'a Lake,
+        stream: Stream,
+        from: Option<Timestamp>,
+        describer: &'a Reader,
+        report: &'a mut DeliverReport,
+    ) -> Self {
+        let me = uuid::Uuid::new_v4().to_string();
+        let table = lease_table(&config.leases, lake, &stream, &me);
+        let now = Instant::now();
+        Self {
+            config,
+            lake,
+            stream,
+            from,
+            reader: Reader { cancel: describer.cancel.child_token(), ..describer.clone() },
+            describer,
+            reads: Arc::new(Semaphore::new(concurrent_reads(config.memory))),
+            memory: Arc::new(Memory::new(config.memory)),
+            monitor: Arc::clone(&describer.monitor),
+            report,
+            me,
+            table,
+            pulses: Pulses::default(),
+            tasks: JoinSet::new(),
+            running: BTreeMap::new(),
+            ended: Vec::new(),
+            drained: HashSet::new(),
+            caught_up: HashSet::new(),
+            listed: None,
+            listing: false,
+            list_at: now,
+            turn_at: now,
+            failures: 0,
+            failing_since: now,
+        }
+    }
+
+    /// Until cancelled, caught up where that was asked for, or the stream is replaced. Then
+    /// everything that was read is committed and the leases are free.
+    pub async fn run(mut self) -> Result<Ended, DeliverError> {
+        tracing::info!(stream = self.stream.name, worker = self.me, "delivering");
+        let outcome = self.supervise().await;
+        // Whatever the reason: the shards commit what they hold before this returns.
+        self.reader.cancel.cancel();
+        while let Some(task) = self.tasks.join_next().await {
+            if let Task::Shard { shard, report, result } = task? {
+                self.report.add(report);
+                self.ended(&shard);
+                match result {
+                    Ok(end) => self.ended.push((shard, end)),
+                    Err(error) => tracing::warn!(
+                        shard,
+                        error = reader::chain(&error),
+                        "a shard's worker failed while it was stopped"
+                    ),
+                }
+            }
+        }
+        match timeout(RELEASE_TIMEOUT, self.leave()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(
+                error = reader::chain(&error),
+                "the leases could not be freed; others take them when they expire"
+            ),
+            Err(_) => tracing::warn!("the leases could not be freed in time; they will expire"),
+        }
+        match outcome {
+            // An iterator of a stream that was replaced since is refused.
+            Err(DeliverError::NoStream { .. } | DeliverError::Refused { .. })
+                if is_replaced(self.describer, &self.stream).await? =>
+            {
+                Ok(Ended::Replaced)
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn supervise(&mut self) -> Result<Ended, DeliverError> {
+        let cancel = self.reader.cancel.clone();
+        loop {
+            if !self.listing && self.is_listing_due() {
+                self.list();
+            }
+            let wake = if self.listing { self.turn_at } else { self.turn_at.min(self.list_at) };
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(Ended::Done),
+                Some(task) = self.tasks.join_next() => {
+                    if let Some(ended) = self.settle(task?)? {
+                        return Ok(ended);
+                    }
+                }
+                () = sleep_until(wake) => {}
+            }
+            if self.listed.is_none() {
+                // Nothing is known to turn around before the first listing.
+                self.turn_at = Instant::now() + GATHER;
+            }
+            if self.turn_at > Instant::now() {
+                continue;
+            }
+            let turned = tokio::select! {
+                () = cancel.cancelled() => return Ok(Ended::Done),
+                turned = self.turn() => turned,
+            };
+            match turned {
+                Ok(Turn::CaughtUp) => return Ok(Ended::Done),
+                Ok(turn) => {
+                    self.failures = 0;
+                    self.turn_at = Instant::now();
+                    if turn == Turn::Goes {
+                        self.turn_at += self.config.lease.beat();
+                    }
+                }
+                Err(error) => self.put_off(error)?,
+            }
+        }
+    }
+
+    fn is_listing_due(&self) -> bool {
+        self.listing || self.list_at <= Instant::now()
+    }
+
+    /// Lists the stream's shards, beside everything else.
+    fn list(&mut self) {
+        let (reader, describer) = (self.reader.clone(), self.describer.clone());
+        let known = self.listed.is_some().then(|| self.stream.clone());
+        self.listing = true;
+        self.tasks.spawn(async move {
+            let listing = async {
+                if let Some(stream) = known
+                    && is_replaced(&describer, &stream).await?
+                {
+                    return Ok(Listing::Replaced);
+                }
+                Ok(reader.shards().await?.map_or(Listing::Cancelled, Listing::Shards))
+            };
+            Task::Listing(listing.await)
+        });
+    }
+
+    /// Takes in what a task came to.
+    fn settle(&mut self, task: Task) -> Result<Option<Ended>, DeliverError> {
+        match task {
+            Task::Listing(listing) => {
+                self.listing = false;
+                self.list_at = Instant::now() + self.config.discover;
+                match listing? {
+                    Listing::Replaced => return Ok(Some(Ended::Replaced)),
+                    Listing::Cancelled => return Ok(Some(Ended::Done)),
+                    Listing::Shards(shards) => {
+                        self.table.know(&shards);
+                        let news = self.listed.as_ref() != Some(&shards);
+                        self.listed = Some(shards);
+                        if news || self.config.until == Until::CaughtUp {
+                            self.turn_at = Instant::now();
+                        }
+                    }
+                }
+            }
+            Task::Shard { shard, report, result } => {
+                self.report.add(report);
+                self.ended(&shard);
+                let end = result?;
+                tracing::debug!(shard, ?end, "a shard's worker ended");
+                match end {
+                    End::Drained => {
+                        self.drained.insert(shard.clone());
+                        // It was closed, so it has children; the last listing may not know them.
+                        self.list_at = Instant::now();
+                    }
+                    End::CaughtUp => {
+                        self.caught_up.insert(shard.clone());
+                    }
+                    End::Cancelled => {}
+                }
+                self.ended.push((shard, end));
+                self.turn_at = self.turn_at.min(Instant::now() + GATHER);
+            }
+        }
+        Ok(None)
+    }
+
+    fn ended(&mut self, shard: &str) {
+        self.running.remove(shard);
+        self.memory.free(shard);
+        self.monitor.end(shard);
+    }
+
+    /// See the module's head.
+    async fn turn(&mut self) -> Result<Turn, DeliverError> {
+        let held: Vec<Held> = self
+            .running
+            .keys()
+            .map(|shard| Held { shard: shard.clone(), position: self.monitor.position(shard) })
+            .collect();
+        self.table.beat(&held).await?;
+        let mut view = self.table.view().await?;
+        let now = std::time::Instant::now();
+        self.pulses.observe(&view, now);
+        self.free_what_ended(&mut view).await?;
+        self.let_go(&view);
+        self.confirm(&view).await?;
+        self.clear(&view, now).await?;
+        self.take(&mut view, now).await
+    }
+
+    /// Frees the leases of shards that ended, and says of those that are done that they are.
+    async fn free_what_ended(&mut self, view: &mut View) -> Result<(), DeliverError> {
+        let changes = self
+            .ended
+            .iter()
+            .filter_map(|(shard, end)| {
+                let lease = view.leases.get(shard)?;
+                let change = if *end == End::Drained { Change::Finish } else { Change::Release };
+                (lease.owner.as_ref() == Some(&self.me)).then(|| (lease.clone(), change))
+            })
+            .collect();
+        let changed = self.change_all(changes).await?;
+        view.leases.extend(changed.into_iter().map(|lease| (lease.shard.clone(), lease)));
+        self.ended.clear();
+        Ok(())
+    }
+
+    /// Changes this worker's own leases; those that others took meanwhile are theirs.
+    async fn change_all(&self, changes: Vec<(Lease, Change)>) -> Result<Vec<Lease>, LeaseError> {
+        let table = &self.table;
+        stream::iter(changes)
+            .map(|(lease, change)| async move {
+                table.change(&lease.shard, Some(&lease), change).await
+            })
+            .buffer_unordered(LEASE_CONCURRENCY)
+            .try_filter_map(|changed| std::future::ready(Ok(changed)))
+            .try_collect()
+            .await
+    }
+
+    /// Stops reading what another worker has taken; what was read is committed, or loses.
+    fn let_go(&self, view: &View) {
+        for (shard, stop) in &self.running {
+            if view.owner(shard) != Some(&self.me) && !stop.is_cancelled() {
+                tracing::info!(shard, "another worker takes over this shard");
+                stop.cancel();
+            }
+        }
+    }
+
+    /// Holds what the table says is finished against the chains, once each: a table
+    /// that was shared with another lake would else hide a shard's records for good.
+    async fn confirm(&mut self, view: &View) -> Result<(), DeliverError> {
+        let listed = self.listed.iter().flatten();
+        let claimed: Vec<String> = listed
+            .map(|shard| &shard.id)
+            .filter(|id| !self.drained.contains(*id))
+            .filter(|id| view.leases.get(*id).is_some_and(|lease| lease.finished))
+            .cloned()
+            .collect();
+        let (lake, stream) = (self.lake, &self.stream);
+        let confirmed: Vec<(String, bool)> = stream::iter(claimed)
+            .map(|shard| async move {
+                let closed = is_closed(lake, stream, &shard).await;
+                closed
+                    .map(|closed| (shard.clone(), closed))
+                    .map_err(|source| DeliverError::Lake { subject: shard, source })
+            })
+            .buffer_unordered(CONFIRM_CONCURRENCY)
+            .try_collect()
+            .await?;
+        for (shard, closed) in confirmed {
+            if closed {
+                self.drained.insert(shard);
+            } else {
+                tracing::error!(
+                    shard,
+                    "the lease table says that this shard is finished, its commits in this lake do \
+                     not: it is read on; give each lake a lease table of its own"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes leases of shards that have expired, and what dead workers left.
+    async fn clear(&self, view: &View, now: std::time::Instant) -> Result<(), DeliverError> {
+        let listed: BTreeSet<&str> =
+            self.listed.iter().flatten().map(|shard| shard.id.as_str()).collect();
+        let gone: Vec<_> = view
+            .leases
+            .values()
+            .filter(|lease| lease.finished && !listed.contains(lease.shard.as_str()))
+            .cloned()
+            .collect();
+        self.table.forget(&gone).await?;
+        let dead = self.pulses.silent(now, self.config.lease.expiry * BURY_AFTER_LEASES);
+        let dead: Vec<String> = dead.into_iter().filter(|worker| *worker != self.me).collect();
+        Ok(self.table.bury(&dead).await?)
+    }
+
+    /// Takes what is due to this worker, and starts to read it.
+    async fn take(
+        &mut self,
+        view: &mut View,
+        now: std::time::Instant,
+    ) -> Result<Turn, DeliverError> {
+        let listed = self.listed.clone().unwrap_or_default();
+        let open = readable(&listed, |id| self.drained.contains(id));
+        let wanted: Vec<&Shard> =
+            open.into_iter().filter(|shard| !self.caught_up.contains(&shard.id)).collect();
+        if matches!(self.config.leases, Leases::None) && wanted.len() > MAX_SHARDS {
+            let (stream, shards) = (self.stream.name.clone(), wanted.len());
+            return Err(DeliverError::TooManyShards { stream, shards, limit: MAX_SHARDS });
+        }
+        let living = self.pulses.living(now, self.config.lease.expiry);
+        let others = living.iter().filter(|worker| **worker != self.me).count();
+        self.monitor.shared(wanted.len(), others + 1);
+        let ids: Vec<String> = wanted.iter().map(|shard| shard.id.clone()).collect();
+        let taken = decide(&Situation {
+            me: &self.me,
+            readable: &ids,
+            view,
+            living: &living,
+            capacity: MAX_SHARDS,
+        });
+        let idle = taken.is_empty();
+        let more = taken.len() > MAX_TAKES;
+        // A change that failed may have been made all the same.
+        let mine = |id: &&String| view.owner(id) == Some(&self.me);
+        let lost: Vec<String> = ids
+            .iter()
+            .filter(mine)
+            .filter(|id| !self.running.contains_key(*id))
+            .filter(|id| self.ended.iter().all(|(ended, _)| ended != *id))
+            .cloned()
+            .collect();
+        for shard in wanted.iter().filter(|shard| lost.contains(&shard.id)) {
+            self.start((*shard).clone(), Taking::Free);
+        }
+        for (id, taking) in taken.into_iter().take(MAX_TAKES) {
+            let Some(shard) = wanted.iter().find(|shard| shard.id == id) else { continue };
+            // A worker that lost it a moment ago may still be landing what it had read.
+            if self.running.contains_key(&id) {
+                continue;
+            }
+            let Some(lease) = self.table.change(&id, view.leases.get(&id), Change::Take).await?
+            else {
+                continue;
+            };
+            view.leases.insert(id, lease);
+            self.start((*shard).clone(), taking);
+        }
+        if more {
+            return Ok(Turn::GoesAtOnce);
+        }
+        if self.config.until == Until::Cancelled || !idle || self.is_listing_due() {
+            return Ok(Turn::Goes);
+        }
+        // Whoever has the rest must have been seen to live: a dead one's shards are not left to it.
+        let is_left_to_another = |id: &String| {
+            view.owner(id).is_some_and(|owner| owner != self.me && self.pulses.is_proven(owner))
+        };
+        let done =
+            self.running.is_empty() && self.ended.is_empty() && ids.iter().all(is_left_to_another);
+        if done && !ids.is_empty() {
+            tracing::warn!(
+                shards = ids.len(),
+                "other workers read these shards; they are left to them"
+            );
+        }
+        Ok(if done { Turn::CaughtUp } else { Turn::Goes })
+    }
+
+    fn start(&mut self, shard: Shard, taking: Taking) {
+        let stop = self.reader.cancel.child_token();
+        self.running.insert(shard.id.clone(), stop.clone());
+        self.monitor.begin(&shard.id);
+        let wait = match taking {
+            Taking::Free => Duration::ZERO,
+            Taking::Steal => self.config.lease.handover(),
+        };
+        tracing::debug!(shard = shard.id, ?taking, "took a shard");
+        let worker = Worker {
+            config: self.config.clone(),
+            lake: self.lake.clone(),
+            reader: Reader { cancel: stop, ..self.reader.clone() },
+            stream: self.stream.clone(),
+            shard,
+            from: self.from,
+            reads: Arc::clone(&self.reads),
+            memory: Arc::clone(&self.memory),
+            monitor: Arc::clone(&self.monitor),
+            report: DeliverReport::default(),
+            failures: 0,
+            checked_for_loss: false,
+            landed_at: None,
+        };
+        self.tasks.spawn(async move {
+            if !worker.reader.pause(wait).await {
+                let shard = worker.shard.id;
+                return Task::Shard { shard, report: worker.report, result: Ok(End::Cancelled) };
+            }
+            let (shard, report, result) = worker.run().await;
+            Task::Shard { shard: shard.id, report, result }
+        });
+    }
+
+    /// After a turn that failed: the next one is later. The shards go on meanwhile.
+    fn put_off(&mut self, error: DeliverError) -> Result<(), DeliverError> {
+        if !error.is_passing() {
+            return Err(error);
+        }
+        if self.failures == 0 {
+            self.failing_since = Instant::now();
+        }
+        self.failures += 1;
+        if self.config.retry.is_exhausted(self.failures) {
+            return Err(DeliverError::GaveUp {
+                operation: "sharing the stream's shards",
+                subject: self.stream.name.clone(),
+                attempts: self.failures,
+                elapsed: self.failing_since.elapsed(),
+                source: Box::new(error),
+            });
+        }
+        let random = uuid::Uuid::new_v4().as_u64_pair().0;
+        let wait = self.config.retry.wait(self.failures, random);
+        tracing::warn!(
+            error = reader::chain(&error),
+            attempt = self.failures,
+            "the lease table cannot be read or changed; reading goes on without it, retrying"
+        );
+        self.turn_at = Instant::now() + wait;
+        Ok(())
+    }
+
+    /// Frees everything that is still this worker's.
+    async fn leave(&mut self) -> Result<(), DeliverError> {
+        let mut view = self.table.view().await?;
+        self.free_what_ended(&mut view).await?;
+        let mine = view.leases.into_values();
+        let mine = mine.filter(|lease| lease.owner.as_ref() == Some(&self.me));
+        self.change_all(mine.map(|lease| (lease, Change::Release)).collect()).await?;
+        Ok(self.table.bury(std::slice::from_ref(&self.me)).await?)
+    }
+}
+
+/// The table that the configuration names, for the worker `me`.
+pub(super) fn lease_table(
+    leases: &Leases,
+    lake: &Lake,
+    stream: &Stream,
+    me: &str,
+) -> Box<dyn LeaseTable> {
+    match leases {
+        Leases::None => Box::new(SoloTable::new(me)),
+        Leases::Lake => {
+            let folder = format!("{}-{}", stream.name, stream.created);
+            Box::new(LakeTable::new(lake.store(), &folder, me))
+        }
+        Leases::DynamoDb { client, table } => Box::new(DynamoDbTable::new(client, table, me)),
+    }
+}
+
+async fn is_replaced(reader: &Reader, stream: &Stream) -> Result<bool, DeliverError> {
+    let now = reader.describe().await?;
+    Ok(now.is_some_and(|now| now.created != stream.created))
+}
+
+async fn is_closed(lake: &Lake, stream: &Stream, shard: &str) -> Result<bool, LakeError> {
+    let source = Source::kinesis(&stream.name, stream.created, shard)?;
+    Ok(Chain::open(lake, source).await?.is_closed())
+}

@@ -1,0 +1,372 @@
+//! Is there any order of events in which the commit chain loses or repeats a record?
+//!
+//! The real [`Chain`], over an object store by another hand (`InMemory`), driven
+//! one store operation at a time. In a small scope every order is tried: two
+//! workers that read the same shard, each operation of each at any time, with one
+//! fault anywhere (the operation fails; it succeeds and its answer is lost; the
+//! worker dies). A zombie is one of these orders: a worker that stops before its
+//! PUT until the other is done. Larger scopes are tried at random.
+
+#![allow(clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use clickmill_lake::landing::{Chain, NewCommit, Source, commits_after};
+use clickmill_lake::{Lake, LakeError};
+use clickmill_schemas::Timestamp;
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use proptest::prelude::*;
+
+/// Steps of one run: far more than any order needs that makes progress.
+const MAX_STEPS: usize = 400;
+
+/// What becomes of an operation that a worker waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Done,
+    /// It does not happen, and an error is answered.
+    Failed,
+    /// It happens, and an error is answered.
+    AnswerLost,
+}
+
+/// What happens next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Step(usize, Fate),
+    Death(usize),
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    waiting: Mutex<Option<Op>>,
+    granted: Mutex<Option<Fate>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Op {
+    Read,
+    Write,
+}
+
+/// A store whose every operation waits to be let through.
+#[derive(Clone, Debug)]
+struct Gated {
+    inner: Arc<InMemory>,
+    gate: Arc<Gate>,
+}
+
+impl Gated {
+    async fn pass(&self, op: Op) -> Fate {
+        *self.gate.waiting.lock().expect("lock") = Some(op);
+        std::future::poll_fn(|_| match self.gate.granted.lock().expect("lock").take() {
+            Some(fate) => Poll::Ready(fate),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
+    async fn read(&self) -> Result<()> {
+        if self.pass(Op::Read).await == Fate::Done { Ok(()) } else { Err(broken()) }
+    }
+}
+
+fn broken() -> Error {
+    Error::Generic { store: "gated", source: "no answer".into() }
+}
+
+impl fmt::Display for Gated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gated")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Gated {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        match self.pass(Op::Write).await {
+            Fate::Done => self.inner.put_opts(location, payload, opts).await,
+            Fate::Failed => Err(broken()),
+            Fate::AnswerLost => {
+                let _ = self.inner.put_opts(location, payload, opts).await;
+                Err(broken())
+            }
+        }
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        Err(broken())
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.read().await?;
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.read().await?;
+        self.inner.get_ranges(location, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let (this, prefix) = (self.clone(), prefix.cloned());
+        stream::once(async move {
+            match this.read().await {
+                Ok(()) => this.inner.list(prefix.as_ref()),
+                Err(error) => stream::iter([Err(error)]).boxed(),
+            }
+        })
+        .flatten()
+        .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.read().await?;
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+fn source() -> Source {
+    Source::kinesis("clicks", 1, "shardId-0").expect("valid")
+}
+
+/// Reads records 1 to `last` from where the chain ends, `cut` at a time, and
+/// commits them, as the delivery's worker does.
+async fn work(lake: Lake, last: u64, cut: u64) {
+    loop {
+        let Ok(chain) = Chain::open(&lake, source()).await else { continue };
+        let mut chain = chain.with_backoff(Duration::ZERO);
+        loop {
+            let read = chain.position().map_or(0, |position| position.parse().expect("a number"));
+            if read == last {
+                return;
+            }
+            let commit = NewCommit {
+                first: Some((read + 1).to_string()),
+                last: Some((read + cut).min(last).to_string()),
+                closed: false,
+                objects: vec![],
+                possible_loss: None,
+                committed_at: Timestamp::parse("2026-11-23T17:40:00Z").expect("time"),
+            };
+            match chain.append(commit).await {
+                Ok(_) => {}
+                Err(LakeError::LostRace { .. } | LakeError::Store { .. }) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// A worker that runs; gone when it is done or dead.
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+
+/// How many of each there are.
+#[derive(Clone, Debug)]
+struct Scope {
+    /// The records that each worker commits at once.
+    cuts: Vec<u64>,
+    records: u64,
+    faults: u32,
+}
+
+/// Runs one order of events, chosen one by one, to its end, and checks it.
+async fn run(scope: &Scope, lake: &Lake, mut choose: impl FnMut(&[Event]) -> usize) {
+    let inner = Arc::new(InMemory::new());
+    let gates: Vec<Arc<Gate>> = scope.cuts.iter().map(|_| Arc::default()).collect();
+    let mut workers: Vec<Option<Work>> = Vec::new();
+    for (gate, cut) in gates.iter().zip(&scope.cuts) {
+        let store = Gated { inner: Arc::clone(&inner), gate: Arc::clone(gate) };
+        workers.push(Some(Box::pin(work(lake.with_store(Arc::new(store)), scope.records, *cut))));
+    }
+    let (mut faults, mut history) = (scope.faults, Vec::new());
+    for _ in 0..MAX_STEPS {
+        // Everybody runs until it waits for the store or is done.
+        let mut events = Vec::new();
+        for (number, (worker, gate)) in workers.iter_mut().zip(&gates).enumerate() {
+            let Some(future) = worker else { continue };
+            if gate.waiting.lock().expect("lock").is_none()
+                && future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+            {
+                *worker = None;
+                continue;
+            }
+            let op = gate.waiting.lock().expect("lock").expect("it waits for the store only");
+            events.push(Event::Step(number, Fate::Done));
+            if faults > 0 {
+                events.push(Event::Step(number, Fate::Failed));
+                events.push(Event::Death(number));
+                if op == Op::Write {
+                    events.push(Event::Step(number, Fate::AnswerLost));
+                }
+            }
+        }
+        if events.is_empty() {
+            break;
+        }
+        let event = events[choose(&events)];
+        history.push(event);
+        faults -= u32::from(!matches!(event, Event::Step(_, Fate::Done)));
+        match event {
+            Event::Step(number, fate) => {
+                *gates[number].waiting.lock().expect("lock") = None;
+                *gates[number].granted.lock().expect("lock") = Some(fate);
+                if let Some(future) = &mut workers[number]
+                    && future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready()
+                {
+                    workers[number] = None;
+                }
+            }
+            Event::Death(number) => workers[number] = None,
+        }
+    }
+    assert!(workers.iter().all(Option::is_none), "no end in sight: {history:?}");
+
+    // Whoever comes next finds the chain whole, and finishes it.
+    let plain = lake.with_store(inner);
+    work(plain.clone(), scope.records, 1).await;
+    let commits = commits_after(&plain, &source(), 0).await.expect("the chain is whole");
+    let number = |position: &Option<String>| -> u64 {
+        position.as_deref().expect("has one").parse().expect("a number")
+    };
+    let landed: Vec<u64> =
+        commits.iter().flat_map(|commit| number(&commit.first)..=number(&commit.last)).collect();
+    assert_eq!(landed, (1..=scope.records).collect::<Vec<_>>(), "{history:?}");
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
+}
+
+/// Tries every order; returns how many there are.
+fn try_all(scope: &Scope) -> u64 {
+    let folder = tempfile::tempdir().expect("temp");
+    let location = folder.path().display().to_string();
+    runtime().block_on(async {
+        let lake = Lake::open(&location).await.expect("opens");
+        let (mut path, mut runs) = (Vec::<(usize, usize)>::new(), 0);
+        loop {
+            let mut depth = 0;
+            run(scope, &lake, |events| {
+                if depth == path.len() {
+                    path.push((0, events.len()));
+                }
+                assert_eq!(path[depth].1, events.len(), "the same choices give the same run");
+                depth += 1;
+                path[depth - 1].0
+            })
+            .await;
+            runs += 1;
+            // The next order: the last choice that has another one left.
+            path.truncate(depth);
+            while path.last().is_some_and(|(chosen, of)| chosen + 1 == *of) {
+                path.pop();
+            }
+            match path.last_mut() {
+                Some((chosen, _)) => *chosen += 1,
+                None => return runs,
+            }
+        }
+    })
+}
+
+#[test]
+fn in_every_order_of_two_workers_with_one_fault_each_record_lands_once() {
+    let runs = try_all(&Scope { cuts: vec![1, 1], records: 1, faults: 1 });
+    assert!(runs > 100, "only {runs} orders");
+    let runs = try_all(&Scope { cuts: vec![1, 2], records: 3, faults: 1 });
+    assert!(runs > 500, "only {runs} orders");
+}
+
+#[test]
+fn in_every_order_of_two_workers_with_two_faults_each_record_lands_once() {
+    let runs = try_all(&Scope { cuts: vec![1, 1], records: 2, faults: 2 });
+    assert!(runs > 1_000, "only {runs} orders");
+}
+
+#[test]
+fn in_every_order_without_a_fault_workers_that_cut_elsewhere_land_each_record_once() {
+    let runs = try_all(&Scope { cuts: vec![1, 2], records: 5, faults: 0 });
+    assert!(runs > 100, "only {runs} orders");
+}
+
+#[test]
+fn a_zombie_that_wakes_after_the_other_is_done_lands_nothing() {
+    let folder = tempfile::tempdir().expect("temp");
+    let location = folder.path().display().to_string();
+    runtime().block_on(async {
+        let lake = Lake::open(&location).await.expect("opens");
+        // The first worker goes on to each of its operations in turn, sleeps there until
+        // the second one is done, and wakes up.
+        for sleeps_at in 0..8 {
+            let mut steps = 0;
+            let scope = Scope { cuts: vec![2, 1], records: 4, faults: 0 };
+            run(&scope, &lake, |events| {
+                let of = |worker| events.iter().position(|e| *e == Event::Step(worker, Fate::Done));
+                let wanted = if steps < sleeps_at { [0, 1] } else { [1, 0] };
+                steps += 1;
+                wanted.into_iter().find_map(of).expect("somebody goes on")
+            })
+            .await;
+        }
+    });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn at_random_three_workers_with_faults_land_each_record_once(
+        cuts in prop::collection::vec(1..4_u64, 3),
+        records in 1..12_u64,
+        faults in 0..12_u32,
+        choices in prop::collection::vec(any::<prop::sample::Index>(), MAX_STEPS),
+    ) {
+        let folder = tempfile::tempdir().expect("temp");
+        let location = folder.path().display().to_string();
+        runtime().block_on(async {
+            let lake = Lake::open(&location).await.expect("opens");
+            let mut choices = choices.iter();
+            let scope = Scope { cuts, records, faults };
+            run(&scope, &lake, |events| {
+                choices.next().map_or(0, |choice| choice.index(events.len()))
+            })
+            .await;
+        });
+    }
+}
