@@ -7,9 +7,11 @@
 //! [`run`]: run::run
 
 pub mod batch;
+mod credit;
 mod decode;
 mod dedupe;
 mod error;
+mod identity;
 pub mod jobs;
 mod rejects;
 pub mod run;
@@ -17,4 +19,7 @@ mod sessionize;
 pub mod sources;
 
 pub use error::TransformError;
-pub use run::{BatchReport, JobReport, Progress, RunOptions, RunReport, Silent, run};
+pub use run::{
+    AttributionConfig, BatchReport, DailyJobs, JobReport, Progress, RunOptions, RunReport, Silent,
+    run,
+};

@@ -13,7 +13,7 @@ use clickmill_lake::history::{self, Created, Series, Snapshot};
 use clickmill_lake::table::{Change, Committed, Table};
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::{TABLES, TableSpec};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::batch::{self, Batch, Plan};
@@ -27,6 +27,33 @@ const MAX_PLAN_ATTEMPTS: usize = 20;
 /// How often a job is computed again because somebody changed what it replaces.
 const MAX_JOB_ATTEMPTS: usize = 5;
 
+/// When daily jobs run: those that look back far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DailyJobs {
+    /// In every batch that has something new for them.
+    #[default]
+    Always,
+    /// In the first such batch of a UTC day: for runs that follow each other closely.
+    OncePerDay,
+    /// Not in this run.
+    Never,
+}
+
+/// `[attribution]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttributionConfig {
+    /// How many days before an order its touches may lie. A change holds for orders that are
+    /// computed from then on.
+    pub lookback_days: u16,
+}
+
+impl Default for AttributionConfig {
+    fn default() -> Self {
+        Self { lookback_days: 30 }
+    }
+}
+
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -38,6 +65,10 @@ pub struct RunOptions {
     pub parallelism: usize,
     /// Where the shop's exports are.
     pub sources: SourcesConfig,
+    /// When daily jobs run.
+    pub daily: DailyJobs,
+    /// How orders are attributed.
+    pub attribution: AttributionConfig,
 }
 
 impl Default for RunOptions {
@@ -48,6 +79,8 @@ impl Default for RunOptions {
             memory_limit_bytes: None,
             parallelism,
             sources: SourcesConfig::default(),
+            daily: DailyJobs::default(),
+            attribution: AttributionConfig::default(),
         }
     }
 }
@@ -119,7 +152,7 @@ pub async fn run(
     let mut report = RunReport::default();
     let mut lost = 0;
     loop {
-        match batch::next(lake, &targets, &options.sources).await? {
+        match batch::next(lake, &targets, options.daily, &options.sources).await? {
             Plan::Nothing(notices) => {
                 add_notices(&mut report.notices, notices);
                 return Ok(report);
