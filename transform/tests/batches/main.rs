@@ -570,8 +570,8 @@ async fn a_run_that_dies_after_any_write_is_finished_by_the_next_one() {
 
 #[tokio::test]
 async fn runs_that_die_one_after_the_other_get_done_in_the_end() {
-    let wanted = two_batches_done(Shop::new().await).await;
-    let mut shop = Shop::new().await;
+    let wanted = two_batches_done(some_tables().await).await;
+    let mut shop = some_tables().await;
     first_batch(&mut shop).await;
     let mut deaths = die_until_done(&shop).await;
     second_batch(&mut shop).await;
