@@ -203,7 +203,7 @@ async fn run_batch(
         }
         progress.job_started(batch.batch, job.name);
         // Read before the job runs: what comes later belongs to the next batch.
-        let taken = upstream_versions(lake, job).await?;
+        let taken = upstream_versions(&context, job).await?;
         let (done, found) = run_job(&context, job).await?;
         progress.job_finished(batch.batch, &done);
         report.jobs.push(done);
@@ -217,12 +217,12 @@ async fn run_batch(
 }
 
 async fn upstream_versions(
-    lake: &Lake,
+    context: &JobContext<'_>,
     job: &Job,
 ) -> Result<BTreeMap<String, u64>, TransformError> {
     let mut versions = BTreeMap::new();
     for spec in job.upstream.iter().filter_map(|name| TableSpec::find(name)) {
-        let table = Table::open_or_create(lake, spec).await?;
+        let table = context.current(spec).await?;
         versions.insert(spec.name.to_owned(), table.version());
     }
     Ok(versions)
@@ -267,7 +267,7 @@ async fn pending(
 ) -> Result<BTreeSet<&'static str>, TransformError> {
     let mut pending = BTreeSet::new();
     for spec in job.tables.iter().filter_map(|name| TableSpec::find(name)) {
-        let table = Table::open_or_create(context.lake, spec).await?;
+        let table = context.current(spec).await?;
         if table.batch(job.name).await?.is_none_or(|applied| applied < context.batch.batch) {
             pending.insert(spec.name);
         }
@@ -286,7 +286,7 @@ async fn commit(
         // Raw inputs were joined with the table as the batch fixed it, the rest with the newest.
         let base = match context.base(spec).await? {
             Some(base) if job.name == "ingest" => base,
-            _ => Table::open_or_create(context.lake, spec).await?,
+            _ => context.current(spec).await?,
         };
         failpoint::hit("etl.before_commit");
         let committed = base.commit(change, job.name, context.batch.batch).await?;
