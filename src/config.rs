@@ -24,6 +24,9 @@ pub struct Config {
     /// Where the shop's exports are, by name.
     #[serde(default)]
     pub sources: clickmill_transform::sources::SourcesConfig,
+    /// How orders are attributed.
+    #[serde(default)]
+    pub attribution: clickmill_transform::AttributionConfig,
     /// Mappings of files to events, by name, for `import events`.
     #[serde(default)]
     pub import: std::collections::BTreeMap<String, clickmill_delivery::import::Mapping>,

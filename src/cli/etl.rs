@@ -14,7 +14,7 @@ use clickmill_lake::table::Table;
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::TABLES;
 use clickmill_transform::batch::{self, Batch};
-use clickmill_transform::{JobReport, Progress, RunOptions, RunReport, jobs};
+use clickmill_transform::{DailyJobs, JobReport, Progress, RunOptions, RunReport, jobs};
 
 use crate::context::Context;
 
@@ -24,6 +24,7 @@ use crate::context::Context;
   clickmill etl run                          everything that is new, into every table
   clickmill etl run --tables sessions        sessions, and what they are derived from
   clickmill etl run --memory-limit 2GB       spill to disk beyond that
+  clickmill etl run --daily once             what looks back far only once a day: for a tight cron
   clickmill etl plan                         what the next run would take in
   clickmill etl status --format json         how fresh the tables are, for a program")]
 pub struct Args {
@@ -49,6 +50,9 @@ struct RunArgs {
     /// What queries may hold in memory before they spill to disk (500MB, 2GB)
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<usize>,
+    /// When the daily jobs run, those that look back far: identity, lifetime values, ...
+    #[arg(long, value_enum, default_value = "always", value_name = "WHEN")]
+    daily: Daily,
     /// Where the work runs: this machine
     #[arg(long, default_value = "local", value_parser = ["local"])]
     engine: String,
@@ -57,6 +61,26 @@ struct RunArgs {
     strict: bool,
     #[command(flatten)]
     report: ReportArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Daily {
+    /// With every run that has something new for them
+    Always,
+    /// With the first one of a day (UTC): for runs every few minutes
+    Once,
+    /// Not in this run
+    Never,
+}
+
+impl From<Daily> for DailyJobs {
+    fn from(daily: Daily) -> Self {
+        match daily {
+            Daily::Always => Self::Always,
+            Daily::Once => Self::OncePerDay,
+            Daily::Never => Self::Never,
+        }
+    }
 }
 
 #[derive(clap::Args)]
@@ -87,6 +111,8 @@ async fn run_once(args: RunArgs, context: &Context, lake: &Lake) -> anyhow::Resu
         tables: args.tables,
         memory_limit_bytes: args.memory_limit,
         sources: context.config.sources.clone(),
+        attribution: context.config.attribution.clone(),
+        daily: args.daily.into(),
         ..RunOptions::default()
     };
     if let Some(tables) = &options.tables
@@ -200,8 +226,14 @@ async fn plan(args: ReportArgs, context: &Context, lake: &Lake) -> anyhow::Resul
         None => None,
     };
     let unfinished = newest > history::newest(lake, Series::Snapshots).await?;
-    let (next, notices) =
-        batch::plan(lake, &jobs::all_tables(), &context.config.sources, previous.as_ref()).await?;
+    let (next, notices) = batch::plan(
+        lake,
+        &jobs::all_tables(),
+        DailyJobs::Always,
+        &context.config.sources,
+        previous.as_ref(),
+    )
+    .await?;
     if args.format == ReportFormat::Json {
         println!("{}", serde_json::to_string_pretty(&next)?);
     } else {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clickmill_delivery::firehose::RawLocation;
 use clickmill_delivery::kinesis::{self, DeliverConfig, Leases, Until};
 use clickmill_lake::Lake;
-use clickmill_transform::{RunOptions, RunReport, Silent};
+use clickmill_transform::{DailyJobs, RunOptions, RunReport, Silent};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -50,7 +50,13 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Err(usage) => return Ok(usage),
     };
     eprintln!("clickmill up: {}", opened.describe(&context.lake));
-    let options = RunOptions { sources: context.config.sources.clone(), ..RunOptions::default() };
+    let options = RunOptions {
+        sources: context.config.sources.clone(),
+        attribution: context.config.attribution.clone(),
+        // Runs follow each other by seconds; what looks back far would outweigh what is new.
+        daily: DailyJobs::OncePerDay,
+        ..RunOptions::default()
+    };
 
     let stop_etl = CancellationToken::new();
     let every = Duration::from_secs(args.etl_every);

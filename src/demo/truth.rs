@@ -13,6 +13,7 @@ use object_store::{ObjectStoreExt as _, PutPayload, WriteMultipart};
 use serde::{Deserialize, Serialize};
 
 use super::shop::catalog::Cents;
+use super::shop::journey::Mark;
 use super::shop::traffic::{Fault, Request};
 
 /// Folder of the logs in a lake.
@@ -45,6 +46,8 @@ pub struct Sent {
     pub at_ms: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub order: Option<(String, Cents)>,
+    #[serde(default)]
+    pub mark: Mark,
 }
 
 impl Entry {
@@ -55,6 +58,7 @@ impl Entry {
             name: message.name.clone(),
             at_ms: message.at_ms,
             order: message.order.clone(),
+            mark: message.mark.clone(),
         });
         Self {
             request: number,
@@ -271,6 +275,7 @@ mod tests {
             name: "Order Completed".to_owned(),
             at_ms: 0,
             order: Some((format!("order of {id}"), 1_000)),
+            mark: Mark::default(),
         };
         Entry {
             request: 1,

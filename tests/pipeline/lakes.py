@@ -39,3 +39,10 @@ def landed():
         shutil.rmtree(lake / part)
         support.copy(first_days() / part, lake / part)
     return lake
+
+
+@functools.lru_cache(maxsize=None)
+def busy():
+    """A shop with enough orders for questions about what goes together, over two runs: refunds of the
+    first one's orders come in the second."""
+    return demo(support.copy(demo(HOME / "busy-first", 1200, 7), HOME / "busy"), 600, 3)

@@ -18,6 +18,7 @@ use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
+use crate::run::DailyJobs;
 use crate::sources::{self, Export, Notice, SourcesConfig};
 
 /// Version of the batch file's JSON.
@@ -37,6 +38,9 @@ pub struct Batch {
     pub created_at: Timestamp,
     /// The tables that it brings up to date.
     pub targets: BTreeSet<String>,
+    /// The day on which daily jobs ran last, this batch included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub daily_on: Option<Date>,
     /// The landed objects that it takes in.
     pub raw: Vec<LandedObject>,
     /// Objects that an earlier batch took, taken in again: of these, what the tables hold
@@ -119,6 +123,7 @@ impl Batch {
 pub async fn next(
     lake: &Lake,
     targets: &BTreeSet<String>,
+    daily: DailyJobs,
     sources: &SourcesConfig,
 ) -> Result<Plan, TransformError> {
     let newest_snapshot = history::newest(lake, Series::Snapshots).await?;
@@ -137,7 +142,7 @@ pub async fn next(
         Some(number) => Some(history::read(lake, Series::Batches, number).await?),
         None => None,
     };
-    let (batch, notices) = plan(lake, targets, sources, previous.as_ref()).await?;
+    let (batch, notices) = plan(lake, targets, daily, sources, previous.as_ref()).await?;
     if batch.is_idle(snapshot.as_ref()) {
         return Ok(Plan::Nothing(notices));
     }
@@ -157,14 +162,26 @@ pub async fn next(
 pub async fn plan(
     lake: &Lake,
     targets: &BTreeSet<String>,
+    daily: DailyJobs,
     sources: &SourcesConfig,
     previous: Option<&Batch>,
 ) -> Result<(Batch, Vec<Notice>), TransformError> {
+    let created_at = Timestamp::now();
+    let daily_on = previous.and_then(|previous| previous.daily_on);
+    let runs_daily = match daily {
+        DailyJobs::Always => true,
+        DailyJobs::OncePerDay => daily_on != Some(created_at.date()),
+        DailyJobs::Never => false,
+    };
+    let is_due = |table: &&String| runs_daily || !crate::jobs::is_daily(table);
+    let targets: BTreeSet<String> = targets.iter().filter(is_due).cloned().collect();
+    let has_daily = targets.iter().any(|table| crate::jobs::is_daily(table));
     let mut batch = Batch {
         version: BATCH_VERSION,
         batch: previous.map_or(1, |previous| previous.batch + 1),
-        created_at: Timestamp::now(),
+        created_at,
         targets: targets.clone(),
+        daily_on: if has_daily { Some(created_at.date()) } else { daily_on },
         raw: Vec::new(),
         replayed: Vec::new(),
         exports: Vec::new(),

@@ -8,9 +8,11 @@
 
 pub mod audit;
 pub mod batch;
+mod credit;
 mod decode;
 mod dedupe;
 mod error;
+mod identity;
 pub mod jobs;
 mod rejects;
 pub mod replay;
@@ -19,4 +21,7 @@ mod sessionize;
 pub mod sources;
 
 pub use error::TransformError;
-pub use run::{BatchReport, JobReport, Progress, RunOptions, RunReport, Silent, run};
+pub use run::{
+    AttributionConfig, BatchReport, DailyJobs, JobReport, Progress, RunOptions, RunReport, Silent,
+    run,
+};

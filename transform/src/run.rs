@@ -13,7 +13,7 @@ use clickmill_lake::history::{self, Created, Series, Snapshot};
 use clickmill_lake::table::{Change, Committed, Table};
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::{TABLES, TableSpec};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::batch::{self, Batch, Plan};
@@ -27,6 +27,33 @@ pub(crate) const MAX_PLAN_ATTEMPTS: usize = 20;
 /// How often a job is computed again because somebody changed what it replaces.
 const MAX_JOB_ATTEMPTS: usize = 5;
 
+/// When daily jobs run: those that look back far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DailyJobs {
+    /// In every batch that has something new for them.
+    #[default]
+    Always,
+    /// In the first such batch of a UTC day: for runs that follow each other closely.
+    OncePerDay,
+    /// Not in this run.
+    Never,
+}
+
+/// `[attribution]` of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttributionConfig {
+    /// How many days before an order its touches may lie. A change holds for orders that are
+    /// computed from then on.
+    pub lookback_days: u16,
+}
+
+impl Default for AttributionConfig {
+    fn default() -> Self {
+        Self { lookback_days: 30 }
+    }
+}
+
 /// How to run.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -38,6 +65,10 @@ pub struct RunOptions {
     pub parallelism: usize,
     /// Where the shop's exports are.
     pub sources: SourcesConfig,
+    /// When daily jobs run.
+    pub daily: DailyJobs,
+    /// How orders are attributed.
+    pub attribution: AttributionConfig,
 }
 
 impl Default for RunOptions {
@@ -48,6 +79,8 @@ impl Default for RunOptions {
             memory_limit_bytes: None,
             parallelism,
             sources: SourcesConfig::default(),
+            daily: DailyJobs::default(),
+            attribution: AttributionConfig::default(),
         }
     }
 }
@@ -119,7 +152,7 @@ pub async fn run(
     let mut report = RunReport::default();
     let mut lost = 0;
     loop {
-        match batch::next(lake, &targets, &options.sources).await? {
+        match batch::next(lake, &targets, options.daily, &options.sources).await? {
             Plan::Nothing(notices) => {
                 add_notices(&mut report.notices, notices);
                 return Ok(report);
@@ -171,7 +204,7 @@ pub(crate) async fn run_batch(
         }
         progress.job_started(batch.batch, job.name);
         // Read before the job runs: what comes later belongs to the next batch.
-        let taken = upstream_versions(lake, job).await?;
+        let taken = upstream_versions(&context, job).await?;
         let (done, found) = run_job(&context, job).await?;
         progress.job_finished(batch.batch, &done);
         report.jobs.push(done);
@@ -185,12 +218,12 @@ pub(crate) async fn run_batch(
 }
 
 async fn upstream_versions(
-    lake: &Lake,
+    context: &JobContext<'_>,
     job: &Job,
 ) -> Result<BTreeMap<String, u64>, TransformError> {
     let mut versions = BTreeMap::new();
     for spec in job.upstream.iter().filter_map(|name| TableSpec::find(name)) {
-        let table = Table::open_or_create(lake, spec).await?;
+        let table = context.current(spec).await?;
         versions.insert(spec.name.to_owned(), table.version());
     }
     Ok(versions)
@@ -235,7 +268,7 @@ async fn pending(
 ) -> Result<BTreeSet<&'static str>, TransformError> {
     let mut pending = BTreeSet::new();
     for spec in job.tables.iter().filter_map(|name| TableSpec::find(name)) {
-        let table = Table::open_or_create(context.lake, spec).await?;
+        let table = context.current(spec).await?;
         if table.batch(job.name).await?.is_none_or(|applied| applied < context.batch.batch) {
             pending.insert(spec.name);
         }
@@ -254,7 +287,7 @@ async fn commit(
         // Raw inputs were joined with the table as the batch fixed it, the rest with the newest.
         let base = match context.base(spec).await? {
             Some(base) if job.name == "ingest" => base,
-            _ => Table::open_or_create(context.lake, spec).await?,
+            _ => context.current(spec).await?,
         };
         failpoint::hit("etl.before_commit");
         let committed = base.commit(change, job.name, context.batch.batch).await?;

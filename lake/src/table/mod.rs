@@ -139,6 +139,18 @@ impl Table {
         }
     }
 
+    /// The newest version; this one again, without reading it, where nobody has committed since.
+    ///
+    /// # Errors
+    /// [`LakeError::Table`] where the log cannot be read.
+    pub async fn newest(&self) -> Result<Self, LakeError> {
+        let newest = self.log.get_latest_version(self.version()).await;
+        match newest {
+            Ok(version) if version == self.version() => Ok(self.clone()),
+            _ => Self::open_or_create(&self.lake, self.spec).await,
+        }
+    }
+
     async fn load(
         lake: &Lake,
         spec: &'static TableSpec,

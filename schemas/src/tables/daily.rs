@@ -1,4 +1,4 @@
-//! Daily facts by product and category.
+//! Daily facts: by product, category, search and funnel.
 
 use super::{Kind, TableSpec, money, optional, required, text};
 
@@ -61,5 +61,60 @@ pub const CATEGORY_DAILY: TableSpec = TableSpec {
         required("units", Kind::Int64, "As in product_daily"),
         money("revenue", "As in product_daily"),
         required("dt", Kind::Date, "UTC date"),
+    ],
+};
+
+/// One row a search query and day.
+pub const SEARCH_DAILY: TableSpec = TableSpec {
+    name: "search_daily",
+    grain: "a search query and a day",
+    doc: "What visitors looked for, what they found, and what came of it; without bots and sessions \
+          of bots. A search is followed by what comes in its session before the next search; a purchase \
+          counts for every search before it in the session. A search found nothing where its event says \
+          so (`results`, `result_count`, ... of its properties is 0), or shows neither a number nor \
+          products while other searches of that day in the same application show them.",
+    key: &["search_query", "dt"],
+    sort: &["search_query"],
+    stats: &["search_query"],
+    partitioned: true,
+    columns: &[
+        required("search_query", Kind::Utf8, "As typed, in lower case, spaces trimmed and joined"),
+        required("searches", Kind::Int64, "search events"),
+        required("searchers", Kind::Int64, "Visitors who searched for it"),
+        required("zero_results", Kind::Int64, "Searches that found nothing"),
+        required("clicks", Kind::Int64, "Searches followed by a click on, or a view of, a product"),
+        required("carts", Kind::Int64, "Searches followed by an add_to_cart"),
+        required("purchases", Kind::Int64, "Searches with a purchase later in their session"),
+        optional("conversion", Kind::Float64, "purchases / searches"),
+        required("dt", Kind::Date, "UTC date of the search"),
+    ],
+};
+
+/// One row a day, channel and device class.
+pub const FUNNEL_DAILY: TableSpec = TableSpec {
+    name: "funnel_daily",
+    grain: "a day, a channel and a device class",
+    doc: "How far sessions came: view, cart, checkout, purchase; without sessions of bots. Each step \
+          counts sessions that reached it, whether or not they went through those before it. A session \
+          counts on the day it starts.",
+    key: &["channel", "device_class", "dt"],
+    sort: &["channel", "device_class"],
+    stats: &["channel", "device_class"],
+    partitioned: true,
+    columns: &[
+        required("channel", Kind::Utf8, "First touch: the session's channel; `(none)` without one"),
+        required("device_class", Kind::Utf8, "The session's; `other` where it is not known"),
+        required("sessions", Kind::Int64, "Sessions"),
+        required("visitors", Kind::Int64, "Visitors in them"),
+        required("bounces", Kind::Int64, "Sessions of a single event other than a purchase"),
+        required("views", Kind::Int64, "Sessions that saw a product"),
+        required("carts", Kind::Int64, "Sessions that put one in the cart"),
+        required("checkouts", Kind::Int64, "Sessions that began the checkout"),
+        required("purchases", Kind::Int64, "Sessions that bought"),
+        required("orders", Kind::Int64, "Distinct order ids of their purchases"),
+        money("revenue", "Revenue of their purchases as tracked, in currency"),
+        text("currency", "The currency of revenue; NULL when there is none or more than one"),
+        optional("conversion", Kind::Float64, "purchases / sessions"),
+        required("dt", Kind::Date, "UTC date on which the sessions start"),
     ],
 };

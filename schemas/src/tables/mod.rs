@@ -9,16 +9,22 @@
 //! and no partition value is NULL.
 
 mod commerce;
+mod customers;
 mod daily;
 mod events;
+mod identity;
+mod recommend;
 mod sessions;
 
 pub use commerce::{
     CUSTOMERS, ORDER_ITEMS, ORDERS, ORDERS_ENRICHED, PRODUCT_OBSERVATIONS, PRODUCTS,
 };
-pub use daily::{CATEGORY_DAILY, PRODUCT_DAILY};
+pub use customers::{COHORT_RETENTION, CUSTOMER_LTV};
+pub use daily::{CATEGORY_DAILY, FUNNEL_DAILY, PRODUCT_DAILY, SEARCH_DAILY};
 pub use events::{EVENT_DUPLICATES, EVENT_ITEMS, EVENTS, REJECTS};
-pub use sessions::SESSIONS;
+pub use identity::{ATTRIBUTION, IDENTITY_LINKS, IDENTITY_MAP};
+pub use recommend::{CO_BOUGHT, CO_VIEWED, INTERACTIONS};
+pub use sessions::{ABANDONED_CARTS, SESSIONS};
 
 use std::fmt::Write as _;
 
@@ -39,6 +45,17 @@ pub const TABLES: &[&TableSpec] = &[
     &ORDERS_ENRICHED,
     &PRODUCT_DAILY,
     &CATEGORY_DAILY,
+    &SEARCH_DAILY,
+    &FUNNEL_DAILY,
+    &ABANDONED_CARTS,
+    &IDENTITY_MAP,
+    &IDENTITY_LINKS,
+    &ATTRIBUTION,
+    &CUSTOMER_LTV,
+    &COHORT_RETENTION,
+    &INTERACTIONS,
+    &CO_VIEWED,
+    &CO_BOUGHT,
     &REJECTS,
 ];
 

@@ -1,6 +1,6 @@
-//! `sessions`.
+//! `sessions`, and what comes out of single sessions.
 
-use super::{Kind, TableSpec, money, optional, required, text};
+use super::{Column, Kind, TableSpec, money, optional, required, text};
 
 /// One row a session.
 pub const SESSIONS: TableSpec = TableSpec {
@@ -59,8 +59,51 @@ pub const SESSIONS: TableSpec = TableSpec {
         text("language", "Of its first event"),
         text("country", "Of its first event"),
         text("region", "Of its first event"),
-        required("is_bot", Kind::Bool, "Any of its events is a bot's"),
+        required("is_bot", Kind::Bool, "Any of its events is a bot's, or its rate is no person's"),
+        text(
+            "bot_reason",
+            "Why: declared, headless (as in events), or rate: 30 page views, screen views or product \
+             views within 60 seconds",
+        ),
         optional("late_events", Kind::Int64, "How many of its events were late"),
+        required("dt", Kind::Date, "UTC date of started_at"),
+    ],
+};
+
+/// One product left in a cart.
+const LEFT_ITEM: &[Column] = &[
+    text("product_id", "The shop's product id"),
+    text("name", "As last sent with add_to_cart"),
+    optional("quantity", Kind::Int64, "How many: added less removed"),
+    money("price", "Price of one, as last sent with add_to_cart"),
+];
+
+/// One row a session that left a cart behind.
+pub const ABANDONED_CARTS: TableSpec = TableSpec {
+    name: "abandoned_carts",
+    grain: "a session that left products in its cart",
+    doc: "What was added and not removed, in sessions without a purchase; without bots. A session that \
+          goes on leaves the table when it buys.",
+    key: &["session_id"],
+    sort: &["visitor_id", "started_at"],
+    stats: &["visitor_id", "started_at"],
+    partitioned: true,
+    columns: &[
+        required("session_id", Kind::Utf8, "As in sessions"),
+        required("visitor_id", Kind::Utf8, "As in sessions"),
+        text("user_id", "As in sessions"),
+        required("started_at", Kind::Timestamp, "When the session started"),
+        required("abandoned_at", Kind::Timestamp, "The last change of the cart"),
+        required("reached", Kind::Utf8, "cart or checkout: how far the session came"),
+        required("products", Kind::Int64, "Different products left"),
+        required("units", Kind::Int64, "Pieces left"),
+        money("worth", "Sum of quantity x price where a price is known; NULL where none is"),
+        required("unpriced", Kind::Int64, "Products left without a known price"),
+        text("currency", "Of worth; NULL when there is none or more than one"),
+        optional("items", Kind::List(LEFT_ITEM), "What was left, by product_id"),
+        text("channel", "Last touch: the session's last_channel"),
+        text("device_class", "Of the session"),
+        text("country", "Of the session"),
         required("dt", Kind::Date, "UTC date of started_at"),
     ],
 };

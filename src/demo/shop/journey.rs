@@ -30,6 +30,30 @@ pub struct Message {
     pub order: Option<(String, Cents)>,
     /// A JSON object.
     pub json: String,
+    /// Who did what, and how it came there, as only the simulator knows.
+    #[serde(default)]
+    pub mark: Mark,
+}
+
+/// What the simulator knows of a message: the log keeps it, so that answers can be worked out
+/// without looking at what was sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The browser's or app's id; the customer's for what a server sends.
+    pub visitor: String,
+    /// The customer, where logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// How the visit began.
+    pub channel: String,
+    /// desktop, mobile, tablet, other for a server, bot for a crawler that says so.
+    pub device: String,
+    /// The one product that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+    /// What was searched for, and how much was found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<(String, u64)>,
 }
 
 /// The message types of the protocol that the shop uses.
@@ -450,6 +474,7 @@ impl<'a> Tape<'a> {
         }
         message.insert("timestamp".into(), json!(rfc3339(client_ms)));
         message.insert("context".into(), self.context());
+        let mark = self.mark(&value);
         message.insert(key.into(), value);
         self.messages.push(Message {
             id,
@@ -458,7 +483,26 @@ impl<'a> Tape<'a> {
             at_ms: self.now_ms,
             order,
             json: Value::Object(message).to_string(),
+            mark,
         });
+    }
+
+    fn mark(&self, sent: &Value) -> Mark {
+        let device = self.visit.device;
+        let server = device.client == Client::Server;
+        let text = |name: &str| sent[name].as_str().map(str::to_owned);
+        let visitor = match &self.user_id {
+            Some(user) if server => user.clone(),
+            _ => device.anonymous_id.clone(),
+        };
+        Mark {
+            visitor,
+            user: self.user_id.clone(),
+            channel: self.visit.arrival.name.to_owned(),
+            device: if server { "other" } else { device.kind.class }.to_owned(),
+            product: text("product_id"),
+            search: text("query").zip(sent["results"].as_u64()),
+        }
     }
 
     fn context(&self) -> Value {

@@ -240,6 +240,8 @@ fn crawl(shop: &Shop, day: i64, kind: &DeviceKind, rng: &mut Rng, requests: &mut
     let mut messages = tape.messages;
     for message in &mut messages {
         message.json = message.json.replace(model.kind.user_agent, kind.user_agent);
+        let declared = kind.user_agent != UNDECLARED;
+        message.mark.device = if declared { "bot" } else { kind.class }.to_owned();
     }
     for mut request in pack(Client::BrowserBatch, 0, messages, rng) {
         request.bot = true;
@@ -356,6 +358,7 @@ mod tests {
             at_ms: 0,
             order: None,
             json: format!(r#"{{"messageId":"{id}","type":"page","properties":{{"a":{{}}}}}}"#),
+            mark: crate::demo::shop::journey::Mark::default(),
         }
     }
 

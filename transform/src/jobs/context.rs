@@ -1,7 +1,7 @@
 //! What a job is handed.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use clickmill_lake::Lake;
 use clickmill_lake::history::Snapshot;
@@ -27,6 +27,8 @@ pub struct JobContext<'a> {
     /// How to run.
     pub options: &'a RunOptions,
     runtime: Arc<RuntimeEnv>,
+    /// The newest version of each table that was seen: jobs ask for the same ones again and again.
+    seen: Mutex<HashMap<&'static str, Table>>,
 }
 
 impl<'a> JobContext<'a> {
@@ -49,7 +51,7 @@ impl<'a> JobContext<'a> {
             .build_arc()
             .map_err(TransformError::job("setup"))?;
         register_store(&runtime, lake)?;
-        Ok(Self { lake, batch, previous, options, runtime })
+        Ok(Self { lake, batch, previous, options, runtime, seen: Mutex::default() })
     }
 
     /// A fresh SQL session on the shared runtime. Times are UTC.
@@ -82,7 +84,14 @@ impl<'a> JobContext<'a> {
     /// # Errors
     /// [`TransformError::Lake`].
     pub async fn current(&self, spec: &'static TableSpec) -> Result<Table, TransformError> {
-        Ok(Table::open_or_create(self.lake, spec).await?)
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(spec.name).cloned();
+        let table = match seen {
+            Some(table) => table.newest().await?,
+            None => Table::open_or_create(self.lake, spec).await?,
+        };
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(spec.name, table.clone());
+        Ok(table)
     }
 
     /// What became of `upstream` since `table` last took it in.

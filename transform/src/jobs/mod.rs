@@ -4,14 +4,27 @@
 //! job of the same batch left them, and answers the change of each of its
 //! tables. It commits nothing itself: see [`crate::run`].
 
+mod abandoned_carts;
+mod attribution;
 mod category_daily;
+mod co_bought;
+mod co_viewed;
+mod cohort_retention;
 mod context;
+mod customer_ltv;
 mod event_items;
+mod functions;
+mod funnel_daily;
+mod identity_links;
+mod identity_map;
 mod ingest;
+mod interactions;
 mod orders_enriched;
+mod pairs;
 mod product_daily;
 mod products;
 mod query;
+mod search_daily;
 mod sessions;
 mod sources;
 
@@ -35,6 +48,14 @@ pub struct Output {
     pub notices: Vec<crate::sources::Notice>,
 }
 
+impl Output {
+    /// Takes in the change of a table, and counts the rows that it writes.
+    pub fn add(&mut self, table: &'static str, change: Change) {
+        self.counts.insert(table, change.adds.iter().map(|file| file.rows).sum());
+        self.changes.insert(table, change);
+    }
+}
+
 /// A job.
 pub struct Job {
     /// Its name: the application of its Delta transactions.
@@ -43,8 +64,19 @@ pub struct Job {
     pub tables: &'static [&'static str],
     /// The tables that it derives them from; none for what reads raw objects and exports.
     pub upstream: &'static [&'static str],
+    /// How often it needs to run.
+    pub pace: Pace,
     /// Computes the changes.
     pub run: for<'a> fn(&'a JobContext<'a>) -> BoxFuture<'a, Result<Output, TransformError>>,
+}
+
+/// How often a job needs to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// With every batch: its cost follows what is new.
+    Batch,
+    /// Once a day where runs are frequent: it reads far back.
+    Daily,
 }
 
 /// Tables that come from the shop's own exports.
@@ -57,49 +89,134 @@ pub const JOBS: &[Job] = &[
         // `events` last: whoever sees it sees what was set aside, too.
         tables: &["rejects", "event_duplicates", "events"],
         upstream: &[],
+        pace: Pace::Batch,
         run: |context| Box::pin(ingest::run(context)),
     },
     Job {
         name: "sources",
         tables: &["rejects", "customers", "product_observations", "orders", "order_items"],
         upstream: &[],
+        pace: Pace::Batch,
         run: |context| Box::pin(sources::run(context)),
     },
     Job {
         name: "products",
         tables: &["products"],
         upstream: &["product_observations"],
+        pace: Pace::Batch,
         run: |context| Box::pin(products::run(context)),
     },
     Job {
         name: "event_items",
         tables: &["event_items"],
         upstream: &["events"],
+        pace: Pace::Batch,
         run: |context| Box::pin(event_items::run(context)),
     },
     Job {
         name: "sessions",
         tables: &["sessions"],
         upstream: &["events"],
+        pace: Pace::Batch,
         run: |context| Box::pin(sessions::run(context)),
     },
     Job {
         name: "orders_enriched",
         tables: &["orders_enriched"],
         upstream: &["orders", "events", "sessions"],
+        pace: Pace::Batch,
         run: |context| Box::pin(orders_enriched::run(context)),
     },
     Job {
         name: "product_daily",
         tables: &["product_daily"],
         upstream: &["event_items", "order_items", "products"],
+        pace: Pace::Batch,
         run: |context| Box::pin(product_daily::run(context)),
     },
     Job {
         name: "category_daily",
         tables: &["category_daily"],
         upstream: &["product_daily", "order_items"],
+        pace: Pace::Batch,
         run: |context| Box::pin(category_daily::run(context)),
+    },
+    Job {
+        name: "search_daily",
+        tables: &["search_daily"],
+        upstream: &["events", "sessions"],
+        pace: Pace::Batch,
+        run: |context| Box::pin(search_daily::run(context)),
+    },
+    Job {
+        name: "funnel_daily",
+        tables: &["funnel_daily"],
+        upstream: &["sessions"],
+        pace: Pace::Batch,
+        run: |context| Box::pin(funnel_daily::run(context)),
+    },
+    Job {
+        name: "abandoned_carts",
+        tables: &["abandoned_carts"],
+        upstream: &["sessions", "event_items"],
+        pace: Pace::Batch,
+        run: |context| Box::pin(abandoned_carts::run(context)),
+    },
+    Job {
+        name: "identity_links",
+        tables: &["identity_links"],
+        upstream: &["events", "orders_enriched"],
+        pace: Pace::Batch,
+        run: |context| Box::pin(identity_links::run(context)),
+    },
+    Job {
+        name: "identity_map",
+        tables: &["identity_map"],
+        upstream: &["identity_links", "customers"],
+        pace: Pace::Daily,
+        run: |context| Box::pin(identity_map::run(context)),
+    },
+    Job {
+        name: "attribution",
+        tables: &["attribution"],
+        upstream: &["orders_enriched", "sessions", "identity_map"],
+        pace: Pace::Batch,
+        run: |context| Box::pin(attribution::run(context)),
+    },
+    Job {
+        name: "customer_ltv",
+        tables: &["customer_ltv"],
+        upstream: &["orders_enriched", "order_items", "products", "customers", "attribution"],
+        pace: Pace::Daily,
+        run: |context| Box::pin(customer_ltv::run(context)),
+    },
+    Job {
+        name: "cohort_retention",
+        tables: &["cohort_retention"],
+        upstream: &["orders_enriched"],
+        pace: Pace::Daily,
+        run: |context| Box::pin(cohort_retention::run(context)),
+    },
+    Job {
+        name: "interactions",
+        tables: &["interactions"],
+        upstream: &["event_items", "order_items", "orders_enriched", "identity_map"],
+        pace: Pace::Daily,
+        run: |context| Box::pin(interactions::run(context)),
+    },
+    Job {
+        name: "co_viewed",
+        tables: &["co_viewed"],
+        upstream: &["event_items", "sessions"],
+        pace: Pace::Daily,
+        run: |context| Box::pin(co_viewed::run(context)),
+    },
+    Job {
+        name: "co_bought",
+        tables: &["co_bought"],
+        upstream: &["order_items"],
+        pace: Pace::Daily,
+        run: |context| Box::pin(co_bought::run(context)),
     },
 ];
 
@@ -107,6 +224,12 @@ pub const JOBS: &[Job] = &[
 #[must_use]
 pub fn is_derived(table: &str) -> bool {
     JOBS.iter().any(|job| job.tables.contains(&table) && !job.upstream.is_empty())
+}
+
+/// True for a table of a daily job.
+#[must_use]
+pub fn is_daily(table: &str) -> bool {
+    JOBS.iter().any(|job| job.tables.contains(&table) && job.pace == Pace::Daily)
 }
 
 /// Every table that a job makes.

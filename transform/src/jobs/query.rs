@@ -1,11 +1,12 @@
 //! Runs a query and writes its rows into a table's files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::array::{AsArray, Date32Array, RecordBatch};
+use arrow::array::{AsArray, BooleanArray, Date32Array, RecordBatch};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Date32Type, Field, Schema};
+use arrow::row::{OwnedRow, RowConverter, SortField};
 use clickmill_lake::schema::arrow_schema;
 use clickmill_lake::table::{Change, DataFile, PartitionWriter, Sorted, Table};
 use clickmill_schemas::Date;
@@ -23,8 +24,8 @@ use datafusion::physical_plan::{
 use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt as _;
 
-use super::JobContext;
-use super::context::files_in;
+use super::context::{files_in, table_of};
+use super::{JobContext, Output};
 use crate::TransformError;
 
 /// Into how many writers the rows of a query go.
@@ -97,6 +98,131 @@ pub async fn replace_days(
     Ok(Change { adds, removes: files_in(table, days) })
 }
 
+/// Replaces those of `days` in which the rows of `sql` are not the ones that are there; the
+/// others keep their files. So a job may name more days than it must.
+///
+/// The rows of days that are there already are held in memory twice, old and new: this is for
+/// facts, which are few against events.
+///
+/// # Errors
+/// [`TransformError`].
+pub async fn replace_differing_days(
+    context: &JobContext<'_>,
+    job: &'static str,
+    session: &SessionContext,
+    table: &Table,
+    days: &BTreeSet<Date>,
+    sql: &str,
+) -> Result<Change, TransformError> {
+    if days.is_empty() {
+        return Ok(Change::default());
+    }
+    let rows = session.sql(sql).await.map_err(TransformError::job(job))?;
+    replace_differing_rows(context, job, session, table, days, rows).await
+}
+
+/// As [`replace_differing_days`], of rows at hand.
+///
+/// # Errors
+/// [`TransformError`].
+pub async fn replace_differing_rows(
+    context: &JobContext<'_>,
+    job: &'static str,
+    session: &SessionContext,
+    table: &Table,
+    days: &BTreeSet<Date>,
+    rows: DataFrame,
+) -> Result<Change, TransformError> {
+    let fail = TransformError::job(job);
+    let held = files_in(table, days);
+    if held.is_empty() {
+        let adds = write(context, job, table.spec(), rows, Spread::One).await?;
+        return Ok(Change { adds, removes: held });
+    }
+    let new = in_columns(table.spec(), rows)?.collect().await.map_err(&fail)?;
+    let old = session.read_table(table_of(table.spec(), held)).map_err(&fail)?;
+    let old = in_columns(table.spec(), old)?.collect().await.map_err(&fail)?;
+    let (new_days, old_days) = (rows_by_day(table.spec(), &new)?, rows_by_day(table.spec(), &old)?);
+    let differs = |day: &&Date| new_days.get(*day) != old_days.get(*day);
+    let differing: BTreeSet<Date> =
+        new_days.keys().chain(old_days.keys()).filter(differs).copied().collect();
+    if differing.is_empty() {
+        return Ok(Change::default());
+    }
+    let mut kept = Vec::new();
+    for batch in &new {
+        let dt = batch.column(batch.num_columns() - 1).as_primitive::<Date32Type>();
+        let chosen: BooleanArray = dt
+            .values()
+            .iter()
+            .map(|day| Some(differing.contains(&Date::from_days(*day))))
+            .collect();
+        kept.push(arrow::compute::filter_record_batch(batch, &chosen)?);
+    }
+    let mut change = Change { adds: Vec::new(), removes: files_in(table, &differing) };
+    // Where every row has gone, there is not even a batch without rows.
+    if !kept.is_empty() {
+        let rows = session.read_batches(kept).map_err(&fail)?;
+        change.adds = write(context, job, table.spec(), rows, Spread::One).await?;
+    }
+    Ok(change)
+}
+
+/// The rows of each day, comparable and in one order.
+fn rows_by_day(
+    spec: &'static TableSpec,
+    batches: &[RecordBatch],
+) -> Result<BTreeMap<Date, Vec<OwnedRow>>, TransformError> {
+    let schema = arrow_schema(spec);
+    let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let mut days: BTreeMap<Date, Vec<OwnedRow>> = BTreeMap::new();
+    for batch in batches {
+        let rows = converter.convert_columns(batch.columns())?;
+        let dt = batch.column(batch.num_columns() - 1).as_primitive::<Date32Type>();
+        for (row, day) in rows.iter().zip(dt.values()) {
+            days.entry(Date::from_days(*day)).or_default().push(row.owned());
+        }
+    }
+    for rows in days.values_mut() {
+        rows.sort_unstable();
+    }
+    Ok(days)
+}
+
+/// Registers under `name` what a change put in and took out of `columns`: rows that are in the
+/// files it adds and not in those it removes, and the other way round. `sql` may filter them
+/// (`WHERE ...`).
+///
+/// # Errors
+/// [`TransformError::Job`].
+pub async fn register_changed(
+    session: &SessionContext,
+    job: &'static str,
+    name: &str,
+    spec: &'static TableSpec,
+    change: &Change,
+    columns: &str,
+    filter: &str,
+) -> Result<(), TransformError> {
+    let fail = TransformError::job(job);
+    for (side, files) in [("new", &change.adds), ("old", &change.removes)] {
+        let table = table_of(spec, files.clone());
+        session.register_table(format!("{name}_{side}"), table).map_err(&fail)?;
+    }
+    let side = |side: &str| format!("SELECT {columns} FROM {name}_{side} {filter}");
+    let (new, old) = (side("new"), side("old"));
+    // Without removed files there is nothing to subtract.
+    let sql = match change.removes.is_empty() {
+        true => format!("CREATE VIEW {name} AS {new}"),
+        false => {
+            format!("CREATE VIEW {name} AS ({new} EXCEPT {old}) UNION ALL ({old} EXCEPT {new})")
+        }
+    };
+    session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
+    Ok(())
+}
+
 /// Writes the rows of a query, cast to the table's columns by name and sorted as it wants.
 ///
 /// # Errors
@@ -109,21 +235,8 @@ pub async fn write(
     spread: Spread,
 ) -> Result<Vec<DataFile>, TransformError> {
     let fail = TransformError::job(job);
-    let schema = arrow_schema(spec);
-    let columns: Vec<Expr> = schema
-        .fields()
-        .iter()
-        .map(|field| {
-            let same = rows
-                .schema()
-                .field_with_unqualified_name(field.name())
-                .is_ok_and(|found| found.data_type() == field.data_type());
-            let column = col(format!("\"{}\"", field.name()));
-            if same { column } else { cast(column, field.data_type().clone()).alias(field.name()) }
-        })
-        .collect();
     let session = context.session();
-    let plan = rows.select(columns).map_err(&fail)?.create_physical_plan().await.map_err(&fail)?;
+    let plan = in_columns(spec, rows)?.create_physical_plan().await.map_err(&fail)?;
     let plan: Arc<dyn ExecutionPlan> = match spread {
         Spread::Many => plan,
         Spread::One if plan.output_partitioning().partition_count() == 1 => plan,
@@ -143,6 +256,24 @@ pub async fn write(
         files.extend(written.map_err(|source| TransformError::Worker { job, source })??);
     }
     Ok(files)
+}
+
+/// The columns of a table, each cast to its type where it has another.
+fn in_columns(spec: &'static TableSpec, rows: DataFrame) -> Result<DataFrame, TransformError> {
+    let schema = arrow_schema(spec);
+    let columns: Vec<Expr> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let same = rows
+                .schema()
+                .field_with_unqualified_name(field.name())
+                .is_ok_and(|found| found.data_type() == field.data_type());
+            let column = col(format!("\"{}\"", field.name()));
+            if same { column } else { cast(column, field.data_type().clone()).alias(field.name()) }
+        })
+        .collect();
+    rows.select(columns).map_err(TransformError::job(spec.name))
 }
 
 /// Sorts each partition of a plan by itself.
@@ -179,4 +310,34 @@ async fn write_stream(
         writer.write(&batch).await?;
     }
     Ok(writer.finish().await?)
+}
+
+/// For a table without partitions: replaces all of it by the rows of `sql` over `sources`,
+/// where one of these changed.
+///
+/// # Errors
+/// [`TransformError`].
+pub async fn replace_all(
+    context: &JobContext<'_>,
+    job: &'static str,
+    spec: &'static TableSpec,
+    sources: &[&'static TableSpec],
+    sql: &str,
+) -> Result<Output, TransformError> {
+    let mut output = Output::default();
+    let session = context.session();
+    let mut is_stale = false;
+    for source in sources {
+        is_stale |= !context.change_of(source, spec).await?.is_empty();
+        let files = context.current(source).await?.files().to_vec();
+        let table = table_of(source, files);
+        session.register_table(source.name, table).map_err(TransformError::job(job))?;
+    }
+    if is_stale {
+        let table = context.current(spec).await?;
+        let rows = session.sql(sql).await.map_err(TransformError::job(job))?;
+        let adds = write(context, job, spec, rows, Spread::One).await?;
+        output.add(spec.name, Change { adds, removes: table.files().to_vec() });
+    }
+    Ok(output)
 }

@@ -2,6 +2,10 @@
 //!
 //! A session belongs to the day it starts on. Days on which a touched session
 //! starts, or started before, are computed again from that day and the next.
+//!
+//! A session is a bot's where one of its events is, or where it shows
+//! [`RATE_VIEWS`] views of one kind within [`RATE_WINDOW_SECONDS`]: nobody reads that fast,
+//! and a browser that restores its tabs stays below it.
 
 use std::collections::BTreeSet;
 
@@ -16,6 +20,11 @@ use clickmill_lake::table::Change;
 
 const JOB: &str = "sessions";
 
+/// So many page views, screen views or product views ...
+const RATE_VIEWS: u32 = 30;
+/// ... within less than this are no person's.
+const RATE_WINDOW_SECONDS: u32 = 60;
+
 const STARTS_NOW: &str = "
 SELECT DISTINCT dt FROM (
   SELECT CAST(min(e.event_ts) AS DATE) AS dt FROM events e
@@ -26,11 +35,22 @@ const STARTED_BEFORE: &str = "
 SELECT DISTINCT s.dt FROM sessions s
 JOIN (SELECT DISTINCT session_id FROM changed) c ON s.session_id = c.session_id";
 
+/// `{before}` and `{window}` stand for [`RATE_VIEWS`] less one, and the window in microseconds.
+/// Few sessions have as many events at all: only theirs are looked at.
 const COMPUTED: &str = "
-WITH steps AS (
+WITH paced AS (
+  SELECT DISTINCT session_id FROM (
+    SELECT session_id, CAST(event_ts AS BIGINT) - CAST(lag(event_ts, {before})
+      OVER (PARTITION BY session_id, event_name ORDER BY session_seq) AS BIGINT) AS took
+    FROM events
+    WHERE session_id IN (SELECT session_id FROM events WHERE session_seq = {before} + 1)
+      AND event_name IN ('page_view', 'screen_view', 'product_view'))
+  WHERE took < {window}
+),
+steps AS (
   SELECT session_id, visitor_id, user_id, event_name, event_ts, session_seq, page_url, page_path,
     referrer_host, channel, utm_source, utm_medium, utm_campaign, device_class, browser, os,
-    language, country, region, is_bot, is_late,
+    language, country, region, is_bot, bot_reason, is_late,
     CASE WHEN session_seq > 1 THEN
       least((CAST(event_ts AS BIGINT) - CAST(lag(event_ts) OVER w AS BIGINT)) / 1000, 300000) END AS engaged
   FROM events WHERE session_id IS NOT NULL
@@ -77,7 +97,7 @@ summed AS (
     max(language) FILTER (WHERE session_seq = 1) AS language,
     max(country) FILTER (WHERE session_seq = 1) AS country,
     max(region) FILTER (WHERE session_seq = 1) AS region,
-    bool_or(is_bot) AS is_bot, count(*) FILTER (WHERE is_late) AS late_events
+    bool_or(is_bot) AS has_bot, min(bot_reason) AS event_reason, count(*) FILTER (WHERE is_late) AS late_events
   FROM steps GROUP BY session_id HAVING min(session_seq) = 1
 )
 SELECT s.*,
@@ -86,10 +106,13 @@ SELECT s.*,
   coalesce(b.orders, 0) AS orders, b.revenue, b.currency,
   product_views > 0 AS has_product_view, add_to_carts > 0 AS has_add_to_cart,
   checkouts > 0 AS has_checkout, purchases > 0 AS has_purchase,
-  coalesce(marked_channel, channel) AS last_channel, d.dt
+  coalesce(marked_channel, channel) AS last_channel,
+  has_bot OR p.session_id IS NOT NULL AS is_bot,
+  CASE WHEN has_bot THEN event_reason WHEN p.session_id IS NOT NULL THEN 'rate' END AS bot_reason, d.dt
 FROM summed s
 JOIN days d ON CAST(s.started_at AS DATE) = d.dt
-LEFT JOIN bought b ON s.session_id = b.session_id";
+LEFT JOIN bought b ON s.session_id = b.session_id
+LEFT JOIN paced p ON s.session_id = p.session_id";
 
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let fail = TransformError::job(JOB);
@@ -109,8 +132,10 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let files = files_in(&events, &widened(&days, 0, 1));
     session.register_table("events", table_of(&EVENTS, files)).map_err(&fail)?;
     register_days(&session, JOB, "days", &days)?;
-    let change =
-        replace_days(context, JOB, &session, &sessions, &days, COMPUTED, Spread::Many).await?;
+    let sql = COMPUTED
+        .replace("{before}", &(RATE_VIEWS - 1).to_string())
+        .replace("{window}", &(i64::from(RATE_WINDOW_SECONDS) * 1_000_000).to_string());
+    let change = replace_days(context, JOB, &session, &sessions, &days, &sql, Spread::Many).await?;
     output.counts.insert("sessions", change.adds.iter().map(|file| file.rows).sum());
     output.changes.insert("sessions", change);
     Ok(output)

@@ -3,5 +3,8 @@
 
 pub mod faults;
 pub mod history;
+pub mod people;
 pub mod reference;
 pub mod shop;
+pub mod visits;
+pub mod worth;

@@ -38,6 +38,8 @@ pub struct Shop {
     folder: TempDir,
     exports: Arc<TempDir>,
     pub lake: Lake,
+    /// What runs bring up to date, with what it is derived from; `None`: everything.
+    pub tables: Option<Vec<String>>,
     landed: u64,
 }
 
@@ -63,14 +65,14 @@ impl Shop {
         let folder = tempfile::tempdir().expect("a folder");
         let exports = Arc::new(tempfile::tempdir().expect("a folder"));
         let lake = Lake::open(&folder.path().display().to_string()).await.expect("opens");
-        Self { folder, exports, lake, landed: 0 }
+        Self { folder, exports, lake, tables: None, landed: 0 }
     }
 
     /// A copy of the lake as it is now, with the same exports.
     pub async fn fork(&self) -> Self {
         let copy = Self { exports: Arc::clone(&self.exports), ..Self::new().await };
         copy_folder(self.folder.path(), copy.folder.path());
-        Self { landed: self.landed, ..copy }
+        Self { landed: self.landed, tables: self.tables.clone(), ..copy }
     }
 
     /// Lands events in one commit.
@@ -109,11 +111,25 @@ impl Shop {
     pub fn options(&self) -> RunOptions {
         let text = SOURCES.replace("FOLDER", &self.exports.path().display().to_string());
         let sources: SourcesConfig = toml::from_str(&text).expect("a configuration");
-        RunOptions { tables: None, memory_limit_bytes: None, parallelism: 2, sources }
+        let tables = self.tables.clone();
+        RunOptions { tables, parallelism: 2, sources, ..RunOptions::default() }
     }
 
     pub async fn run(&self) -> RunReport {
         run(&self.lake, &self.options(), &Silent).await.expect("the run succeeds")
+    }
+
+    /// The day on which each batch was planned.
+    pub async fn days_of_batches(&self) -> Vec<String> {
+        use clickmill_lake::history::{Series, newest, read};
+        let last = newest(&self.lake, Series::Batches).await.expect("lists").unwrap_or(0);
+        let mut days = Vec::new();
+        for number in 1..=last {
+            let batch: clickmill_transform::batch::Batch =
+                read(&self.lake, Series::Batches, number).await.expect("reads");
+            days.push(batch.created_at.date().to_string());
+        }
+        days
     }
 
     pub async fn run_on(&self, lake: &Lake) -> Result<RunReport, TransformError> {

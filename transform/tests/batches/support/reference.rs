@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use clickmill_schemas::{Date, Event, Money};
 
-use super::history::{Exports, MINUTE, START};
+use super::history::{BOT, Exports, MINUTE, OrderRow, START};
+use super::{people, visits, worth};
 
-const DAY: i64 = 24 * 60 * MINUTE;
+pub const DAY: i64 = 24 * 60 * MINUTE;
 
 /// A kept event, its session (named by the session's first event) and its place there.
 pub struct Placed<'a> {
@@ -65,7 +66,7 @@ pub fn sessions<'a>(kept: &[&'a Event<'static>]) -> Vec<Placed<'a>> {
     placed
 }
 
-fn channel(event: &Event<'_>) -> &'static str {
+pub fn channel(event: &Event<'_>) -> &'static str {
     match event.utm_medium.as_deref() {
         Some("email") => "email",
         Some("cpc") => "paid_search",
@@ -73,19 +74,19 @@ fn channel(event: &Event<'_>) -> &'static str {
     }
 }
 
-fn is_bot(event: &Event<'_>) -> bool {
-    event.user_agent.is_some()
+pub fn is_bot(event: &Event<'_>) -> bool {
+    event.user_agent.as_deref() == Some(BOT)
 }
 
-fn units(money: Option<Money>) -> i64 {
+pub fn units(money: Option<Money>) -> i64 {
     money.map_or(0, Money::unscaled) / 10_000
 }
 
-fn text<T: ToString>(value: Option<T>) -> String {
+pub fn text<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn amount(value: Option<i64>) -> String {
+pub fn amount(value: Option<i64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value}.0000"))
 }
 
@@ -106,7 +107,7 @@ pub fn tables(events: &[Event<'static>], exports: &Exports) -> BTreeMap<&'static
     };
     all.insert("event_duplicates", extra.iter().map(duplicate).collect());
     all.insert("event_items", placed.iter().flat_map(item_rows).collect());
-    let mut of_session: BTreeMap<(&str, &str), Vec<&Placed<'_>>> = BTreeMap::new();
+    let mut of_session: Sessions<'_> = BTreeMap::new();
     for row in &placed {
         if let (Some((first, _)), Some(visitor)) = (row.session, row.event.visitor_id()) {
             of_session.entry((visitor, first)).or_default().push(row);
@@ -118,11 +119,17 @@ pub fn tables(events: &[Event<'static>], exports: &Exports) -> BTreeMap<&'static
     );
     all.insert("orders_enriched", orders_enriched(&placed, &of_session, exports));
     all.insert("product_daily", product_daily(&kept, exports));
+    all.extend(visits::tables(&placed, &of_session));
+    all.extend(people::tables(&placed, &of_session, exports));
+    all.extend(worth::tables(&placed, &of_session, exports));
     for rows in all.values_mut() {
         rows.sort();
     }
     all
 }
+
+/// A visitor and the first event of one of his sessions: its events in order.
+pub type Sessions<'a> = BTreeMap<(&'a str, &'a str), Vec<&'a Placed<'a>>>;
 
 /// How the tables are read to be compared. A session is named by its first event.
 pub const QUERIES: &[(&str, &str)] = &[
@@ -195,7 +202,7 @@ fn item_rows(row: &Placed<'_>) -> Vec<String> {
     e.items.iter().enumerate().map(line).collect()
 }
 
-fn last_channel(rows: &[&Placed<'_>]) -> &'static str {
+pub fn last_channel(rows: &[&Placed<'_>]) -> &'static str {
     let marked = rows.iter().rev().map(|row| channel(row.event)).find(|c| *c != "direct");
     marked.unwrap_or_else(|| channel(rows[0].event))
 }
@@ -235,25 +242,51 @@ fn session_row(first: &str, rows: &[&Placed<'_>]) -> String {
     )
 }
 
-fn day(number: i32) -> Date {
+pub fn day(number: i32) -> Date {
     Date::from_days((START / DAY) as i32 + number)
 }
 
-/// The newest word on each order: day and total.
-fn orders(exports: &Exports) -> BTreeMap<usize, (i32, i64)> {
+/// The newest word on each order.
+pub fn orders(exports: &Exports) -> BTreeMap<usize, &OrderRow> {
     let mut newest = BTreeMap::new();
     for (_, rows) in &exports.orders {
         // Of a repeated key in one file the later row counts.
-        newest.extend(rows.iter().map(|(order, day, total)| (*order, (*day, 10 * total))));
+        newest.extend(rows.iter().map(|row| (row.order, row)));
     }
     newest
 }
 
-fn orders_enriched(
-    placed: &[Placed<'_>],
-    of_session: &BTreeMap<(&str, &str), Vec<&Placed<'_>>>,
-    exports: &Exports,
-) -> Vec<String> {
+/// The purchase event of an order, where one lies within a week of it: those of a history
+/// lie within its first days.
+pub fn bought<'a>(
+    purchases: &BTreeMap<String, Vec<&'a Placed<'a>>>,
+    row: &OrderRow,
+) -> Option<&'a Placed<'a>> {
+    (row.day < 7).then(|| Some(purchases.get(&format!("o{}", row.order))?[0]))?
+}
+
+/// The lines of an order that the newest export has, as product and quantity.
+pub fn lines(exports: &Exports) -> BTreeMap<usize, &Vec<(usize, i64)>> {
+    let mut lines: BTreeMap<usize, &Vec<(usize, i64)>> = BTreeMap::new();
+    for (_, rows) in &exports.items {
+        lines.extend(rows.iter().map(|(order, lines)| (*order, lines)));
+    }
+    lines
+}
+
+/// The price of a product as of the end of a day; that of the first export before it.
+pub fn price(exports: &Exports, product: usize, on: i32) -> Option<i64> {
+    let known: BTreeMap<i32, i64> = exports
+        .products
+        .iter()
+        .filter_map(|(_, day, prices)| Some((*day, *prices.get(product)?)))
+        .collect();
+    let until = known.range(..=on).next_back().or_else(|| known.iter().next());
+    until.map(|(_, price)| *price)
+}
+
+/// The purchase events of each order id, in the order of time.
+pub fn purchases<'a>(placed: &'a [Placed<'a>]) -> BTreeMap<String, Vec<&'a Placed<'a>>> {
     let mut purchases: BTreeMap<String, Vec<&Placed<'_>>> = BTreeMap::new();
     for row in placed.iter().filter(|row| row.event.event_name == "purchase") {
         purchases
@@ -264,6 +297,15 @@ fn orders_enriched(
     for rows in purchases.values_mut() {
         rows.sort_by_key(|row| (row.event.event_ts().micros(), row.event.event_id.clone()));
     }
+    purchases
+}
+
+fn orders_enriched(
+    placed: &[Placed<'_>],
+    of_session: &BTreeMap<(&str, &str), Vec<&Placed<'_>>>,
+    exports: &Exports,
+) -> Vec<String> {
+    let mut purchases = purchases(placed);
     let session = |row: &Placed<'_>| {
         row.session.zip(row.event.visitor_id()).map(|((first, _), visitor)| {
             (first.to_owned(), last_channel(&of_session[&(visitor, first)]))
@@ -271,24 +313,28 @@ fn orders_enriched(
     };
     let orders = orders(exports);
     let mut rows = Vec::new();
-    for (order, (on, total)) in &orders {
+    for (order, row) in &orders {
+        let (on, total) = (row.day, 10 * row.total);
         let id = format!("o{order}");
-        let first = purchases.remove(&id).map(|rows| rows[0]);
+        let first = bought(&purchases, row);
+        if first.is_some() {
+            purchases.remove(&id);
+        }
         let touch = first.and_then(session);
         let status = match first {
             None => "order_only",
-            Some(row) if units(row.event.revenue) == *total => "matched",
+            Some(row) if units(row.event.revenue) == total => "matched",
             Some(_) => "value_mismatch",
         };
         rows.push(format!(
             "{id}|{status}|{}|{}|{}|{}|{}|{}|{}",
-            amount(Some(*total)),
+            amount(Some(total)),
             text(first.map(|row| row.event.event_id.as_ref())),
             amount(first.map(|row| units(row.event.revenue))),
-            amount(first.is_none().then_some(*total)),
+            amount(first.is_none().then_some(total)),
             text(touch.as_ref().map(|t| t.0.as_str())),
             text(touch.as_ref().map(|t| t.1)),
-            day(*on)
+            day(on)
         ));
     }
     for (id, of_order) in purchases {
@@ -335,14 +381,11 @@ fn product_daily(kept: &[&Event<'static>], exports: &Exports) -> Vec<String> {
         }
     }
     let orders = orders(exports);
-    let mut lines: BTreeMap<usize, &Vec<(usize, i64)>> = BTreeMap::new();
-    for (_, rows) in &exports.items {
-        lines.extend(rows.iter().map(|(order, lines)| (*order, lines)));
-    }
+    let lines = lines(exports);
     for (order, lines) in &lines {
-        let Some((on, _)) = orders.get(order) else { continue };
+        let Some(row) = orders.get(order) else { continue };
         for (product, quantity) in *lines {
-            let facts = facts.entry((format!("p{product}"), day(*on).days())).or_default();
+            let facts = facts.entry((format!("p{product}"), day(row.day).days())).or_default();
             facts.orders.insert(*order);
             facts.units += quantity;
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use clickmill_schemas::{Event, EventTime, Item, Money, Timestamp};
+use clickmill_schemas::{Event, EventTime, Item, Money, RawJson, Timestamp};
 use proptest::prelude::*;
 
 use super::shop::Shop;
@@ -12,6 +12,13 @@ use super::shop::Shop;
 pub const MINUTE: i64 = 60_000_000;
 /// 2026-03-10T00:00:00Z.
 pub const START: i64 = 1_773_100_800_000_000;
+/// What a bot calls itself.
+pub const BOT: &str = "Googlebot/2.1 (+http://www.google.com/bot.html)";
+/// And a phone.
+pub const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 \
+    (KHTML, like Gecko) Version/17.0 Mobile/15E148 Safari/604.1";
+/// What visitors type; the first two are the same.
+const SEARCHES: &[&str] = &["Floor  Lamp", " floor lamp", "caps", "such"];
 /// How many batches a history is cut into.
 pub const BATCHES: usize = 3;
 
@@ -25,11 +32,26 @@ pub struct Burst {
     seed: u64,
 }
 
+/// A row of an export of orders.
+#[derive(Clone, Debug)]
+pub struct OrderRow {
+    pub order: usize,
+    /// Days since [`START`].
+    pub day: i32,
+    /// In tens.
+    pub total: i64,
+    /// None for a guest.
+    pub customer: Option<usize>,
+    pub refunded: i64,
+}
+
 /// What the shop exports, in the order of its times.
 #[derive(Clone, Debug)]
 pub struct Exports {
-    /// (batch, order ids with day and total), in the order of time.
-    pub orders: Vec<(usize, Vec<(usize, i32, i64)>)>,
+    /// (batch, orders), in the order of time.
+    pub orders: Vec<(usize, Vec<OrderRow>)>,
+    /// (batch, customers with the hash of their mail address), in the order of time.
+    pub customers: Vec<(usize, Vec<(usize, usize)>)>,
     /// (batch, order ids with lines of product and quantity), in the order of time.
     pub items: Vec<(usize, Vec<(usize, Vec<(usize, i64)>)>)>,
     /// (batch, day, prices of the products), in any order.
@@ -52,11 +74,22 @@ pub fn histories() -> impl Strategy<Value = History> {
         any::<u64>(),
     );
     let bursts = prop::collection::vec(burst, 1..6);
-    let orders = prop::collection::vec((0..4_usize, 0..3_i32, 1..3_i64), 0..4);
+    let days = prop_oneof![4 => 0..3_i32, 1 => 31..33_i32];
+    let order = (0..4_usize, days, 1..3_i64, prop::option::weighted(0.8, 0..3_usize), 0..4_i64)
+        .prop_map(|(order, day, total, customer, refunded)| OrderRow {
+            order,
+            day,
+            total,
+            customer,
+            refunded: 3 * refunded,
+        });
+    let orders = prop::collection::vec(order, 0..4);
+    let customers = prop::collection::vec((0..3_usize, 0..2_usize), 0..3);
     let lines = prop::collection::vec((0..3_usize, 1..3_i64), 1..3);
     let items = prop::collection::vec((0..4_usize, lines), 0..4);
     let exports = (
         prop::collection::vec((0..BATCHES, orders), 0..4),
+        prop::collection::vec((0..BATCHES, customers), 0..3),
         prop::collection::vec((0..BATCHES, items), 0..4),
         prop::collection::btree_map(
             0..4_i32,
@@ -64,7 +97,7 @@ pub fn histories() -> impl Strategy<Value = History> {
             0..4,
         ),
     );
-    (bursts, exports).prop_map(|(bursts, (mut orders, mut items, products))| {
+    (bursts, exports).prop_map(|(bursts, (mut orders, mut customers, mut items, products))| {
         let bursts = bursts.into_iter().map(|(visitor, half_hour, step, count, seed)| Burst {
             visitor,
             half_hour,
@@ -73,11 +106,12 @@ pub fn histories() -> impl Strategy<Value = History> {
             seed,
         });
         orders.sort_by_key(|(batch, _)| *batch);
+        customers.sort_by_key(|(batch, _)| *batch);
         items.sort_by_key(|(batch, _)| *batch);
         let products = products.into_iter().map(|(day, (batch, prices))| (batch, day, prices));
         History {
             events: events(&bursts.collect::<Vec<_>>()),
-            exports: Exports { orders, items, products: products.collect() },
+            exports: Exports { orders, customers, items, products: products.collect() },
         }
     })
 }
@@ -86,12 +120,29 @@ impl Exports {
     /// Writes those of a batch as CSV files, each with the time of its data in its name.
     pub fn write(&self, shop: &Shop, batch: usize) {
         for (number, (to, rows)) in self.orders.iter().enumerate() {
-            let mut csv = "order_id,ordered_at,total\n".to_owned();
-            for (order, day, total) in rows {
-                let _ = writeln!(csv, "o{order},2026-03-{:02}T09:00:00Z,{}", 10 + day, 10 * total);
+            let mut csv = "order_id,customer_id,ordered_at,currency,total,refunded\n".to_owned();
+            for row in rows {
+                let customer = row.customer.map_or(String::new(), |number| format!("c{number}"));
+                let _ = writeln!(
+                    csv,
+                    "o{},{customer},{}T09:00:00Z,EUR,{},{}",
+                    row.order,
+                    micros(START + i64::from(row.day) * 24 * 60 * MINUTE).date(),
+                    10 * row.total,
+                    row.refunded
+                );
             }
             if *to == batch {
                 shop.export("orders", &format!("20260320T00000{number}"), &csv);
+            }
+        }
+        for (number, (to, rows)) in self.customers.iter().enumerate() {
+            let mut csv = "customer_id,email_hash\n".to_owned();
+            for (customer, hash) in rows {
+                let _ = writeln!(csv, "c{customer},H{hash}");
+            }
+            if *to == batch {
+                shop.export("customers", &format!("20260320T00000{number}"), &csv);
             }
         }
         for (number, (to, rows)) in self.items.iter().enumerate() {
@@ -108,9 +159,11 @@ impl Exports {
             }
         }
         for (to, day, prices) in &self.products {
-            let mut csv = "product_id,price\n".to_owned();
+            let mut csv = "product_id,price,cost\n".to_owned();
             for (product, price) in prices.iter().enumerate() {
-                let _ = writeln!(csv, "p{product},{price}");
+                // What costs one is worth nothing: then nobody knows what it did cost.
+                let cost = if *price > 1 { (price - 1).to_string() } else { String::new() };
+                let _ = writeln!(csv, "p{product},{price},{cost}");
             }
             if *to == batch {
                 shop.export("products", &format!("202603{:02}T120000", 10 + day), &csv);
@@ -224,6 +277,8 @@ fn retimed(event: Event<'static>, received: i64) -> Event<'static> {
     again.user_agent = event.user_agent;
     again.page_url = event.page_url;
     again.utm_medium = event.utm_medium;
+    again.search_query = event.search_query;
+    again.properties = event.properties;
     again.order_id = event.order_id;
     again.revenue = event.revenue;
     again.currency = event.currency;
@@ -268,8 +323,20 @@ fn event(
     received: i64,
     wal_seq: i64,
 ) -> Event<'static> {
-    let names = ["page_view", "page_view", "product_view", "add_to_cart", "search", "purchase"];
-    let name = names[dice.roll(6) as usize];
+    let names = [
+        "page_view",
+        "product_view",
+        "product_click",
+        "add_to_cart",
+        "add_to_cart",
+        "remove_from_cart",
+        "begin_checkout",
+        "search",
+        "search",
+        "purchase",
+        "identify",
+    ];
+    let name = names[dice.roll(names.len() as u64) as usize];
     let mut event = plain(id, name, &format!("v{visitor}"), micros(at), micros(received));
     event.wal_seq = Some(wal_seq);
     if visitor == 3 {
@@ -282,12 +349,28 @@ fn event(
     event.utm_medium =
         [None, None, Some("email".into()), Some("cpc".into())][dice.roll(4) as usize].clone();
     if dice.roll(12) == 0 {
-        event.user_agent = Some("Googlebot/2.1 (+http://www.google.com/bot.html)".into());
+        event.user_agent = Some(BOT.into());
+    } else if dice.roll(3) == 0 {
+        event.user_agent = Some(PHONE.into());
     }
-    if matches!(name, "product_view" | "add_to_cart" | "purchase") {
+    if matches!(name, "product_view" | "add_to_cart" | "remove_from_cart" | "purchase")
+        || (name == "search" && dice.roll(2) == 0)
+    {
         let count = 1 + dice.roll(2);
-        event.items =
-            (0..count).map(|_| item(dice.roll(3) as usize, 1 + dice.roll(2) as i64)).collect();
+        let some = |dice: &mut Dice| {
+            let mut some = item(dice.roll(3) as usize, 1 + dice.roll(2) as i64);
+            let price = dice.roll(4);
+            some.price = (price > 0).then(|| Money::parse(&price.to_string()).expect("an amount"));
+            some
+        };
+        event.items = (0..count).map(|_| some(dice)).collect();
+    }
+    if name == "identify" {
+        let traits = format!(r#"{{"traits":{{"email_hash":"h{}"}}}}"#, dice.roll(3));
+        event.properties = Some(RawJson::parse(&traits).expect("JSON").into_owned());
+    }
+    if name == "search" {
+        event.search_query = Some(SEARCHES[dice.roll(SEARCHES.len() as u64) as usize].into());
     }
     if name == "purchase" {
         event.order_id = Some(format!("o{}", dice.roll(5)).into());

@@ -1,0 +1,51 @@
+//! `orders_enriched` -> `cohort_retention`.
+
+use clickmill_schemas::tables::{COHORT_RETENTION, ORDERS_ENRICHED};
+
+use super::query::replace_all;
+use super::{JobContext, Output};
+use crate::TransformError;
+
+const JOB: &str = "cohort_retention";
+
+/// Months count from year 0, so that a difference is an age.
+const COMPUTED: &str = "
+WITH placed AS (
+  SELECT customer_id, net_total, currency,
+    CAST(date_part('year', ordered_at) * 12 + date_part('month', ordered_at) AS BIGINT) AS month,
+    CAST(date_trunc('month', ordered_at) AS DATE) AS month_day
+  FROM orders_enriched WHERE match_status <> 'event_only'
+),
+facts AS (SELECT * FROM placed WHERE customer_id IS NOT NULL),
+joined AS (
+  SELECT customer_id, min(month) AS month, min(month_day) AS cohort FROM facts GROUP BY customer_id
+),
+sizes AS (
+  SELECT cohort, month, count(*) AS customers FROM joined GROUP BY cohort, month
+),
+currencies AS (
+  SELECT j.cohort,
+    CASE WHEN count(DISTINCT f.currency) = 1 AND count(f.currency) = count(*) THEN min(f.currency) END AS currency
+  FROM facts f JOIN joined j ON f.customer_id = j.customer_id GROUP BY j.cohort
+),
+active AS (
+  SELECT j.cohort, f.month - j.month AS age, count(DISTINCT f.customer_id) AS active,
+    count(*) AS orders, sum(f.net_total) AS revenue
+  FROM facts f JOIN joined j ON f.customer_id = j.customer_id GROUP BY j.cohort, f.month - j.month
+),
+months AS (
+  SELECT cohort, customers, unnest(range(0, newest - month + 1)) AS age
+  FROM sizes CROSS JOIN (SELECT max(month) AS newest FROM placed)
+)
+SELECT m.cohort, m.age AS age_months, m.customers, coalesce(a.active, 0) AS active,
+  CAST(coalesce(a.active, 0) AS DOUBLE) / CAST(m.customers AS DOUBLE) AS retention,
+  coalesce(a.orders, 0) AS orders, coalesce(a.revenue, 0) AS revenue,
+  coalesce(sum(a.revenue) OVER (PARTITION BY m.cohort ORDER BY m.age), 0) AS cumulative_revenue,
+  c.currency
+FROM months m
+JOIN currencies c ON m.cohort = c.cohort
+LEFT JOIN active a ON m.cohort = a.cohort AND m.age = a.age";
+
+pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
+    replace_all(context, JOB, &COHORT_RETENTION, &[&ORDERS_ENRICHED], COMPUTED).await
+}

@@ -1,0 +1,98 @@
+//! `orders_enriched` + `order_items` + `products` + `customers` + `attribution` -> `customer_ltv`.
+
+use clickmill_schemas::tables::{
+    ATTRIBUTION, CUSTOMER_LTV, CUSTOMERS, ORDER_ITEMS, ORDERS_ENRICHED, PRODUCTS,
+};
+
+use super::query::replace_all;
+use super::{JobContext, Output};
+use crate::TransformError;
+
+const JOB: &str = "customer_ltv";
+
+/// Products join as of the end of the order's day, as in `product_daily`. Ranks are by
+/// descending worth, so that rank 1 is the best; `5 - (rank - 1) * 5 / n` is its quintile.
+const COMPUTED: &str = "
+WITH versions AS (
+  SELECT product_id, cost, is_first, valid_from, CAST(valid_from AS DATE) AS from_day,
+    CAST(valid_to AS DATE) AS to_day
+  FROM products
+),
+lines AS (
+  SELECT i.order_id, i.line, i.quantity, i.unit_price, i.discount, p.cost,
+    row_number() OVER (PARTITION BY i.order_id, i.line ORDER BY p.valid_from DESC) AS nth
+  FROM order_items i LEFT JOIN versions p ON i.product_id = p.product_id
+    AND (p.from_day <= i.dt OR p.is_first) AND (p.to_day IS NULL OR p.to_day > i.dt OR p.is_first)
+),
+goods AS (
+  SELECT order_id, sum(quantity) AS units, count(*) FILTER (WHERE cost IS NULL) AS without_cost,
+    sum(CAST(quantity AS DECIMAL(18,0)) * (unit_price - cost) - coalesce(discount, CAST(0 AS DECIMAL(18,4))))
+      FILTER (WHERE cost IS NOT NULL AND unit_price IS NOT NULL AND quantity IS NOT NULL) AS margin
+  FROM lines WHERE nth = 1 GROUP BY order_id
+),
+facts AS (
+  SELECT o.customer_id, o.order_id, o.ordered_at, o.net_total, o.refunded, o.currency, o.country, o.region,
+    g.units, g.without_cost,
+    CASE WHEN o.total > 0 AND o.net_total <> o.total
+         THEN CAST(CAST(g.margin AS DECIMAL(18,4)) * o.net_total / o.total AS DECIMAL(18,4))
+         ELSE CAST(g.margin AS DECIMAL(18,4)) END AS margin,
+    row_number() OVER (PARTITION BY o.customer_id ORDER BY o.ordered_at, o.order_id) AS nth
+  FROM orders_enriched o LEFT JOIN goods g ON o.order_id = g.order_id
+  WHERE o.match_status <> 'event_only' AND o.customer_id IS NOT NULL
+),
+acquired AS (
+  SELECT f.customer_id, a.channel, a.utm_source, a.utm_campaign
+  FROM facts f JOIN attribution a ON f.order_id = a.order_id AND a.model = 'first'
+  WHERE f.nth = 1
+),
+newest AS (
+  SELECT CAST(max(ordered_at) AS DATE) AS as_of FROM orders_enriched WHERE match_status <> 'event_only'
+),
+summed AS (
+  SELECT customer_id, count(*) AS orders, coalesce(sum(units), 0) AS units,
+    coalesce(sum(net_total), 0) AS revenue, coalesce(sum(refunded), 0) AS refunded,
+    sum(margin) AS margin, coalesce(sum(without_cost), 0) AS lines_without_cost,
+    CASE WHEN count(DISTINCT currency) = 1 AND count(currency) = count(*) THEN min(currency) END AS currency,
+    min(ordered_at) AS first_order_at, max(ordered_at) AS last_order_at,
+    last_value(country ORDER BY ordered_at, order_id) FILTER (WHERE country IS NOT NULL) AS order_country,
+    last_value(region ORDER BY ordered_at, order_id) FILTER (WHERE region IS NOT NULL) AS order_region
+  FROM facts GROUP BY customer_id
+),
+ranked AS (
+  SELECT customer_id, count(*) OVER () AS n,
+    rank() OVER (ORDER BY CAST(last_order_at AS DATE) DESC) AS recency,
+    rank() OVER (ORDER BY orders DESC) AS frequency,
+    rank() OVER (ORDER BY revenue DESC) AS monetary
+  FROM summed
+),
+scored AS (
+  SELECT customer_id,
+    CAST(5 - (CAST(recency AS BIGINT) - 1) * 5 / n AS INT) AS recency,
+    CAST(5 - (CAST(frequency AS BIGINT) - 1) * 5 / n AS INT) AS frequency,
+    CAST(5 - (CAST(monetary AS BIGINT) - 1) * 5 / n AS INT) AS monetary
+  FROM ranked
+),
+everybody AS (
+  SELECT customer_id FROM customers UNION SELECT customer_id FROM summed
+)
+SELECT e.customer_id, coalesce(s.orders, 0) AS orders, coalesce(s.units, 0) AS units,
+  coalesce(s.revenue, 0) AS revenue, coalesce(s.refunded, 0) AS refunded, s.margin,
+  coalesce(s.lines_without_cost, 0) AS lines_without_cost, s.currency, s.first_order_at, s.last_order_at,
+  CAST(CAST(n.as_of AS INT) - CAST(CAST(s.last_order_at AS DATE) AS INT) AS BIGINT) AS days_since_last_order,
+  a.channel AS acquisition_channel, a.utm_source AS acquisition_source,
+  a.utm_campaign AS acquisition_campaign,
+  coalesce(c.country, s.order_country) AS country, coalesce(c.region, s.order_region) AS region,
+  r.recency, r.frequency, r.monetary,
+  CAST(r.recency AS VARCHAR) || CAST(r.frequency AS VARCHAR) || CAST(r.monetary AS VARCHAR) AS rfm,
+  CAST(date_trunc('month', s.first_order_at) AS DATE) AS cohort, n.as_of
+FROM everybody e
+CROSS JOIN newest n
+LEFT JOIN customers c ON e.customer_id = c.customer_id
+LEFT JOIN summed s ON e.customer_id = s.customer_id
+LEFT JOIN scored r ON e.customer_id = r.customer_id
+LEFT JOIN acquired a ON e.customer_id = a.customer_id";
+
+pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
+    let sources = [&ORDERS_ENRICHED, &ORDER_ITEMS, &PRODUCTS, &CUSTOMERS, &ATTRIBUTION];
+    replace_all(context, JOB, &CUSTOMER_LTV, &sources, COMPUTED).await
+}

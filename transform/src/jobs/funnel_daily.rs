@@ -1,0 +1,46 @@
+//! `sessions` -> `funnel_daily`.
+
+use clickmill_schemas::tables::{FUNNEL_DAILY, SESSIONS};
+
+use super::context::{files_in, table_of, touched_days};
+use super::query::replace_differing_days;
+use super::{JobContext, Output};
+use crate::TransformError;
+
+const JOB: &str = "funnel_daily";
+
+const COMPUTED: &str = "
+SELECT channel, device_class, dt, count(*) AS sessions, count(DISTINCT visitor_id) AS visitors,
+  count(*) FILTER (WHERE is_bounce) AS bounces,
+  count(*) FILTER (WHERE has_product_view) AS views,
+  count(*) FILTER (WHERE has_add_to_cart) AS carts,
+  count(*) FILTER (WHERE has_checkout) AS checkouts,
+  count(*) FILTER (WHERE has_purchase) AS purchases,
+  sum(orders) AS orders, sum(revenue) AS revenue,
+  CASE WHEN count(DISTINCT currency) = 1
+         AND count(*) FILTER (WHERE revenue IS NOT NULL AND currency IS NULL) = 0
+       THEN min(currency) END AS currency,
+  CAST(count(*) FILTER (WHERE has_purchase) AS DOUBLE) / CAST(count(*) AS DOUBLE) AS conversion
+FROM (
+  SELECT coalesce(channel, '(none)') AS channel, coalesce(device_class, 'other') AS device_class,
+    visitor_id, is_bounce, has_product_view, has_add_to_cart, has_checkout, has_purchase, orders,
+    revenue, currency, dt
+  FROM sessions WHERE NOT is_bot)
+GROUP BY channel, device_class, dt";
+
+pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
+    let mut output = Output::default();
+    let days = touched_days(&context.change_of(&SESSIONS, &FUNNEL_DAILY).await?);
+    if days.is_empty() {
+        return Ok(output);
+    }
+    let table = context.current(&FUNNEL_DAILY).await?;
+    let session = context.session();
+    let files = files_in(&context.current(&SESSIONS).await?, &days);
+    session
+        .register_table("sessions", table_of(&SESSIONS, files))
+        .map_err(TransformError::job(JOB))?;
+    let change = replace_differing_days(context, JOB, &session, &table, &days, COMPUTED).await?;
+    output.add("funnel_daily", change);
+    Ok(output)
+}
