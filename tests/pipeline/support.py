@@ -43,7 +43,8 @@ DRAIN_SECONDS = 120
 
 TABLES = [
     "events", "event_items", "event_duplicates", "sessions", "orders", "order_items", "customers",
-    "products", "product_observations", "orders_enriched", "product_daily", "category_daily", "rejects",
+    "products", "product_observations", "carts", "orders_enriched", "product_daily", "category_daily", "rejects",
+    "source_exports",
 ]
 
 

@@ -15,6 +15,8 @@ mod rejects;
 pub mod run;
 mod sessionize;
 pub mod sources;
+pub mod status;
+mod watch;
 
 pub use error::TransformError;
 pub use run::{BatchReport, JobReport, Progress, RunOptions, RunReport, Silent, run};

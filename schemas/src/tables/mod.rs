@@ -12,6 +12,7 @@ mod commerce;
 mod daily;
 mod events;
 mod sessions;
+mod sources;
 
 pub use commerce::{
     CUSTOMERS, ORDER_ITEMS, ORDERS, ORDERS_ENRICHED, PRODUCT_OBSERVATIONS, PRODUCTS,
@@ -19,6 +20,7 @@ pub use commerce::{
 pub use daily::{CATEGORY_DAILY, PRODUCT_DAILY};
 pub use events::{EVENT_DUPLICATES, EVENT_ITEMS, EVENTS, REJECTS};
 pub use sessions::SESSIONS;
+pub use sources::{CARTS, SOURCE_EXPORTS, SOURCE_KEYS};
 
 use std::fmt::Write as _;
 
@@ -36,11 +38,16 @@ pub const TABLES: &[&TableSpec] = &[
     &CUSTOMERS,
     &PRODUCTS,
     &PRODUCT_OBSERVATIONS,
+    &CARTS,
     &ORDERS_ENRICHED,
     &PRODUCT_DAILY,
     &CATEGORY_DAILY,
     &REJECTS,
+    &SOURCE_EXPORTS,
 ];
+
+/// Tables that jobs keep for themselves: no part of a snapshot, and not for queries.
+pub const INTERNAL_TABLES: &[&TableSpec] = &[&SOURCE_KEYS];
 
 /// What a table is.
 #[derive(Debug)]
@@ -102,10 +109,11 @@ pub enum Kind {
 }
 
 impl TableSpec {
-    /// The table of that name.
+    /// The table of that name, internal ones included.
     #[must_use]
     pub fn find(name: &str) -> Option<&'static TableSpec> {
-        TABLES.iter().find(|table| table.name == name).copied()
+        let mut all = TABLES.iter().chain(INTERNAL_TABLES);
+        all.find(|table| table.name == name).copied()
     }
 }
 
@@ -196,7 +204,7 @@ mod tests {
 
     #[test]
     fn every_name_that_a_spec_mentions_is_one_of_its_columns() {
-        for table in TABLES {
+        for table in TABLES.iter().chain(INTERNAL_TABLES) {
             let names: Vec<_> = table.columns.iter().map(|c| c.name).collect();
             for name in table.key.iter().chain(table.sort).chain(table.stats) {
                 assert!(names.contains(name), "{}: {name}", table.name);

@@ -13,7 +13,9 @@ mod product_daily;
 mod products;
 mod query;
 mod sessions;
+mod source_exports;
 mod sources;
+mod statements;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,7 +50,8 @@ pub struct Job {
 }
 
 /// Tables that come from the shop's own exports.
-pub const SOURCE_TABLES: &[&str] = &["orders", "order_items", "customers", "product_observations"];
+pub const SOURCE_TABLES: &[&str] =
+    &["orders", "order_items", "customers", "carts", "product_observations", "source_exports"];
 
 /// Every job. The order matters: a job stands after those whose tables it reads.
 pub const JOBS: &[Job] = &[
@@ -61,7 +64,17 @@ pub const JOBS: &[Job] = &[
     },
     Job {
         name: "sources",
-        tables: &["rejects", "customers", "product_observations", "orders", "order_items"],
+        // `source_keys` last: what it says was said is in the tables.
+        tables: &[
+            "rejects",
+            "customers",
+            "carts",
+            "product_observations",
+            "orders",
+            "order_items",
+            "source_exports",
+            "source_keys",
+        ],
         upstream: &[],
         run: |context| Box::pin(sources::run(context)),
     },
