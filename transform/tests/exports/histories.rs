@@ -50,7 +50,7 @@ async fn holds(history: &History) -> Result<(), String> {
 fn exports_in_any_order_and_number_of_runs_give_the_rows_that_the_newest_statements_say() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
     let config = Config {
-        cases: cases.unwrap_or(10),
+        cases: cases.unwrap_or(6),
         max_shrink_iters: 40,
         failure_persistence: None,
         ..Config::default()
