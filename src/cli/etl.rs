@@ -14,6 +14,8 @@ use clickmill_lake::table::Table;
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::TABLES;
 use clickmill_transform::batch::{self, Batch};
+use clickmill_transform::sources::{Notice, Severity};
+use clickmill_transform::status::{self, SourceStatus};
 use clickmill_transform::{DailyJobs, JobReport, Progress, RunOptions, RunReport, jobs};
 
 use crate::context::Context;
@@ -26,7 +28,7 @@ use crate::context::Context;
   clickmill etl run --memory-limit 2GB       spill to disk beyond that
   clickmill etl run --daily once             what looks back far only once a day: for a tight cron
   clickmill etl plan                         what the next run would take in
-  clickmill etl status --format json         how fresh the tables are, for a program")]
+  clickmill etl status --format json         how fresh tables and sources are, for a program")]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
@@ -38,7 +40,7 @@ enum Command {
     Run(RunArgs),
     /// Say what the next run would take in; writes nothing
     Plan(ReportArgs),
-    /// Say how fresh each table is and what the last batch did
+    /// Say how fresh each table and source is and what the last batch did
     Status(ReportArgs),
 }
 
@@ -140,7 +142,8 @@ async fn run_once(args: RunArgs, context: &Context, lake: &Lake) -> anyhow::Resu
     }
     let rejected: u64 = counted(&report, "rejects");
     let noted = landed.iter().any(|one| !one.left_out.is_empty() || !one.overwritten.is_empty());
-    if args.strict && (rejected > 0 || noted || !report.notices.is_empty()) {
+    let is_problem = |notice: &Notice| notice.severity == Severity::Problem;
+    if args.strict && (rejected > 0 || noted || report.notices.iter().any(is_problem)) {
         return Ok(ExitCode::from(super::EXIT_PARTIAL));
     }
     Ok(ExitCode::SUCCESS)
@@ -270,6 +273,7 @@ struct Status {
     newest_event_received_at: Option<Timestamp>,
     /// From the receipt of the newest event to the snapshot that shows it, milliseconds.
     click_to_row_ms: Option<i64>,
+    sources: Vec<SourceStatus>,
     tables: Vec<TableStatus>,
 }
 
@@ -304,6 +308,7 @@ async fn status(args: ReportArgs, lake: &Lake) -> anyhow::Result<ExitCode> {
             delay as f64 / 1_000.0
         );
     }
+    print_sources(&status.sources);
     println!("\n{:<22} {:>12} {:>7} {:>10} {:>8}", "table", "rows", "files", "size", "version");
     for table in &status.tables {
         println!(
@@ -318,6 +323,50 @@ async fn status(args: ReportArgs, lake: &Lake) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn print_sources(sources: &[SourceStatus]) {
+    if sources.is_empty() {
+        return;
+    }
+    println!(
+        "\n{:<28} {:>8} {:>12} {:>10} {:>10}  data of",
+        "source", "exports", "rows", "deletes", "rejects"
+    );
+    for source in sources {
+        let name = format!("{}/{}", source.source, source.dataset);
+        let ago = human_age((Timestamp::now().micros() - source.newest.micros()) / 1_000_000);
+        println!(
+            "{name:<28} {:>8} {:>12} {:>10} {:>10}  {} ({ago} ago)",
+            source.exports,
+            source.rows_taken,
+            source.rows_deleted,
+            source.rows_rejected,
+            source.newest
+        );
+        if let Some(until) = source.complete_until.filter(|until| *until < source.newest) {
+            println!("{:<28} complete until {until}: an export is missing after it", "");
+        }
+        if source.overlaps > 0 {
+            println!(
+                "{:<28} {} windows overlap others, which changes nothing",
+                "", source.overlaps
+            );
+        }
+        if !source.has_beginning {
+            println!("{:<28} incomplete: there was no full export or load", "");
+        }
+    }
+}
+
+/// `5 s`, `12 min`, `30 h`, `9 d`.
+fn human_age(seconds: i64) -> String {
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
 async fn gather_status(lake: &Lake) -> anyhow::Result<Status> {
     let newest = history::newest(lake, Series::Snapshots).await?;
     let newest_batch = history::newest(lake, Series::Batches).await?;
@@ -327,6 +376,7 @@ async fn gather_status(lake: &Lake) -> anyhow::Result<Status> {
         unfinished_batch: newest_batch.filter(|batch| Some(*batch) > newest),
         newest_event_received_at: None,
         click_to_row_ms: None,
+        sources: Vec::new(),
         tables: Vec::new(),
     };
     let Some(number) = newest else { return Ok(status) };
@@ -338,6 +388,7 @@ async fn gather_status(lake: &Lake) -> anyhow::Result<Status> {
     status.click_to_row_ms = status
         .newest_event_received_at
         .map(|received| (snapshot.created_at.micros() - received.micros()) / 1_000);
+    status.sources = status::of_sources(lake, &snapshot, &batch).await?;
     for spec in TABLES {
         let Some(version) = snapshot.tables.get(spec.name) else { continue };
         let table = Table::open_at(lake, spec, *version)

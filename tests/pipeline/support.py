@@ -43,9 +43,9 @@ DRAIN_SECONDS = 120
 
 TABLES = [
     "events", "event_items", "event_duplicates", "sessions", "orders", "order_items", "customers",
-    "products", "product_observations", "orders_enriched", "product_daily", "category_daily", "search_daily",
+    "products", "product_observations", "carts", "orders_enriched", "product_daily", "category_daily", "search_daily",
     "funnel_daily", "abandoned_carts", "identity_map", "identity_links", "attribution", "customer_ltv",
-    "cohort_retention", "interactions", "co_viewed", "co_bought", "rejects",
+    "cohort_retention", "interactions", "co_viewed", "co_bought", "rejects", "source_exports",
 ]
 
 

@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::run::DailyJobs;
-use crate::sources::{self, Export, Notice, SourcesConfig};
+use crate::sources::coverage::Coverage;
+use crate::sources::{self, Content, Export, Notice, SourcesConfig};
+use crate::watch;
 
 /// Version of the batch file's JSON.
 const BATCH_VERSION: u32 = 1;
@@ -59,15 +61,22 @@ pub struct Batch {
     pub taken_exports: BTreeSet<String>,
     /// For each source and dataset the time of the newest export taken, this batch included.
     pub newest_exports: BTreeMap<String, Timestamp>,
-    /// The same without this batch: what an export must not be older than to change rows.
+    /// For each source, dataset and table what its chain of exports covers, this batch included.
     #[serde(default)]
-    pub newest_before: BTreeMap<String, Timestamp>,
+    pub coverage: BTreeMap<String, Coverage>,
 }
 
 /// The key of an export in [`Batch::newest_exports`].
 #[must_use]
 pub fn newest_key(export: &Export) -> String {
     format!("{}/{}", export.source, export.dataset)
+}
+
+/// The key of an export in [`Batch::coverage`]; `None` where it is no link of a chain.
+#[must_use]
+pub fn coverage_key(export: &Export) -> Option<String> {
+    let table = export.table.as_ref()?;
+    Some(format!("{}/{}/{table}", export.source, export.dataset))
 }
 
 /// What to do next.
@@ -119,7 +128,7 @@ impl Batch {
 /// Finds the unfinished batch, or plans the next one and writes it down.
 ///
 /// # Errors
-/// [`TransformError`] where the lake or a source cannot be read.
+/// [`TransformError`] where the lake cannot be read.
 pub async fn next(
     lake: &Lake,
     targets: &BTreeSet<String>,
@@ -158,7 +167,7 @@ pub async fn next(
 /// What the next batch would take in, without writing it down.
 ///
 /// # Errors
-/// [`TransformError`] where the lake or a source cannot be read.
+/// [`TransformError`] where the lake cannot be read.
 pub async fn plan(
     lake: &Lake,
     targets: &BTreeSet<String>,
@@ -192,25 +201,37 @@ pub async fn plan(
         newest_exports: previous
             .map(|previous| previous.newest_exports.clone())
             .unwrap_or_default(),
-        newest_before: previous.map(|previous| previous.newest_exports.clone()).unwrap_or_default(),
+        coverage: previous.map(|previous| previous.coverage.clone()).unwrap_or_default(),
     };
     if targets.contains("events") {
         take_raw(lake, &mut batch).await?;
     }
     let mut notices = Vec::new();
     if crate::jobs::SOURCE_TABLES.iter().any(|table| targets.contains(*table)) {
-        let discovery = sources::discover(lake, sources).await?;
+        let discovery = sources::discover(lake, sources).await;
         notices = discovery.notices;
         for export in discovery.exports {
             if batch.taken_exports.insert(export.identity()) {
                 let newest = batch.newest_exports.entry(newest_key(&export));
                 let newest = newest.or_insert(export.exported_at);
                 *newest = export.exported_at.max(*newest);
+                if let Some(key) = coverage_key(&export) {
+                    cover(batch.coverage.entry(key).or_default(), &export);
+                }
                 batch.exports.push(export);
             }
         }
+        notices.extend(watch::notices(&batch, sources));
     }
     Ok((batch, notices))
+}
+
+fn cover(coverage: &mut Coverage, export: &Export) {
+    match export.content {
+        Content::Snapshot | Content::Load => coverage.add_full(export.exported_at),
+        Content::Window { from, to } => coverage.add_window(from, to),
+        Content::Changes => coverage.add_changes(),
+    }
 }
 
 async fn base_versions(lake: &Lake) -> Result<BTreeMap<String, u64>, TransformError> {

@@ -19,6 +19,8 @@ pub mod replay;
 pub mod run;
 mod sessionize;
 pub mod sources;
+pub mod status;
+mod watch;
 
 pub use error::TransformError;
 pub use run::{

@@ -85,7 +85,8 @@ pub async fn raw(
             if !unfinished {
                 let targets = crate::jobs::all_tables();
                 let planned =
-                    batch::plan(lake, &targets, &options.sources, previous.as_ref()).await?;
+                    batch::plan(lake, &targets, options.daily, &options.sources, previous.as_ref())
+                        .await?;
                 let (mut batch, notices) = planned;
                 batch.replay(&group);
                 let created = history::create(lake, Series::Batches, batch.batch, &batch).await?;

@@ -6,8 +6,8 @@ use super::{Kind, TableSpec, money, optional, required, text};
 pub const ORDERS: TableSpec = TableSpec {
     name: "orders",
     grain: "an order",
-    doc: "The shop's own orders: the truth about revenue. The newest export wins; an order that is \
-          absent from a newer export stays.",
+    doc: "The shop's own orders: the truth about revenue. The newest statement wins; an order that is \
+          absent from a newer export stays, one that its source deleted goes.",
     key: &["order_id"],
     sort: &["order_id"],
     stats: &["order_id", "customer_id", "ordered_at"],
@@ -29,7 +29,7 @@ pub const ORDERS: TableSpec = TableSpec {
         text("region", "Region"),
         text("city", "City"),
         text("channel_hint", "The channel as the shop recorded it"),
-        required("exported_at", Kind::Timestamp, "Time of the export that the row comes from"),
+        required("exported_at", Kind::Timestamp, "Time of the first export that says this of it"),
         required("dt", Kind::Date, "UTC date of ordered_at"),
     ],
 };
@@ -38,7 +38,8 @@ pub const ORDERS: TableSpec = TableSpec {
 pub const ORDER_ITEMS: TableSpec = TableSpec {
     name: "order_items",
     grain: "a line of an order",
-    doc: "What was ordered. All lines of an order come from the same export.",
+    doc: "What was ordered: the lines of the newest export that has the order, and what changed of \
+          them since.",
     key: &["order_id", "line"],
     sort: &["order_id", "line"],
     stats: &["order_id", "product_id"],
@@ -50,7 +51,7 @@ pub const ORDER_ITEMS: TableSpec = TableSpec {
         optional("quantity", Kind::Int64, "How many; negative for a return"),
         money("unit_price", "Price of one, in the order's currency"),
         money("discount", "Discount on the line, a positive amount"),
-        required("exported_at", Kind::Timestamp, "Time of the export that the row comes from"),
+        required("exported_at", Kind::Timestamp, "Time of the first export that says this of it"),
         required(
             "dt",
             Kind::Date,
@@ -76,7 +77,7 @@ pub const CUSTOMERS: TableSpec = TableSpec {
         text("city", "City"),
         text("email_hash", "Hash of the mail address, as exported"),
         optional("marketing_consent", Kind::Bool, "May be written to"),
-        required("exported_at", Kind::Timestamp, "Time of the export that the row comes from"),
+        required("exported_at", Kind::Timestamp, "Time of the first export that says this of it"),
     ],
 };
 
@@ -86,13 +87,13 @@ pub const PRODUCT_OBSERVATIONS: TableSpec = TableSpec {
     grain: "a product in one export of the catalog",
     doc: "What each export said of each product. `products` is built from it, so exports may arrive \
           in any order.",
-    key: &["product_id", "observed_at"],
+    key: &["product_id", "observed_at", "export_id"],
     sort: &["product_id"],
     stats: &["product_id", "observed_at"],
     partitioned: true,
     columns: &[
         required("product_id", Kind::Utf8, "The shop's product"),
-        required("observed_at", Kind::Timestamp, "Time of the export"),
+        required("observed_at", Kind::Timestamp, "Time of the export; of a change its own"),
         text("sku", "Stock keeping unit"),
         text("name", "Name"),
         text("brand", "Brand"),
@@ -103,6 +104,7 @@ pub const PRODUCT_OBSERVATIONS: TableSpec = TableSpec {
         text("currency", "ISO 4217"),
         optional("stock", Kind::Int64, "Pieces in stock"),
         optional("active", Kind::Bool, "On sale"),
+        required("deleted", Kind::Bool, "Its source deleted it then: the rest is NULL"),
         required("export_id", Kind::Utf8, "The export"),
         required("dt", Kind::Date, "UTC date of observed_at"),
     ],
@@ -113,7 +115,8 @@ pub const PRODUCTS: TableSpec = TableSpec {
     name: "products",
     grain: "a product over a period in which nothing of it changed",
     doc: "The catalog with its history (SCD2). A fact joins the version whose [`valid_from`, \
-          `valid_to`) holds its time; one before the first export joins the first version.",
+          `valid_to`) holds its time; one before the first export joins the first version. A product \
+          that its source deleted stays, as a version that is not active.",
     key: &["product_id", "valid_from"],
     sort: &["product_id", "valid_from"],
     stats: &["product_id", "valid_from"],

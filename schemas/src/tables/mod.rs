@@ -15,6 +15,7 @@ mod events;
 mod identity;
 mod recommend;
 mod sessions;
+mod sources;
 
 pub use commerce::{
     CUSTOMERS, ORDER_ITEMS, ORDERS, ORDERS_ENRICHED, PRODUCT_OBSERVATIONS, PRODUCTS,
@@ -25,6 +26,7 @@ pub use events::{EVENT_DUPLICATES, EVENT_ITEMS, EVENTS, REJECTS};
 pub use identity::{ATTRIBUTION, IDENTITY_LINKS, IDENTITY_MAP};
 pub use recommend::{CO_BOUGHT, CO_VIEWED, INTERACTIONS};
 pub use sessions::{ABANDONED_CARTS, SESSIONS};
+pub use sources::{CARTS, SOURCE_EXPORTS, SOURCE_KEYS};
 
 use std::fmt::Write as _;
 
@@ -42,6 +44,7 @@ pub const TABLES: &[&TableSpec] = &[
     &CUSTOMERS,
     &PRODUCTS,
     &PRODUCT_OBSERVATIONS,
+    &CARTS,
     &ORDERS_ENRICHED,
     &PRODUCT_DAILY,
     &CATEGORY_DAILY,
@@ -57,7 +60,11 @@ pub const TABLES: &[&TableSpec] = &[
     &CO_VIEWED,
     &CO_BOUGHT,
     &REJECTS,
+    &SOURCE_EXPORTS,
 ];
+
+/// Tables that jobs keep for themselves: no part of a snapshot, and not for queries.
+pub const INTERNAL_TABLES: &[&TableSpec] = &[&SOURCE_KEYS];
 
 /// What a table is.
 #[derive(Debug)]
@@ -119,10 +126,11 @@ pub enum Kind {
 }
 
 impl TableSpec {
-    /// The table of that name.
+    /// The table of that name, internal ones included.
     #[must_use]
     pub fn find(name: &str) -> Option<&'static TableSpec> {
-        TABLES.iter().find(|table| table.name == name).copied()
+        let mut all = TABLES.iter().chain(INTERNAL_TABLES);
+        all.find(|table| table.name == name).copied()
     }
 }
 
@@ -213,7 +221,7 @@ mod tests {
 
     #[test]
     fn every_name_that_a_spec_mentions_is_one_of_its_columns() {
-        for table in TABLES {
+        for table in TABLES.iter().chain(INTERNAL_TABLES) {
             let names: Vec<_> = table.columns.iter().map(|c| c.name).collect();
             for name in table.key.iter().chain(table.sort).chain(table.stats) {
                 assert!(names.contains(name), "{}: {name}", table.name);

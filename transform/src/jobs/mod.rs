@@ -26,7 +26,9 @@ mod products;
 mod query;
 mod search_daily;
 mod sessions;
+mod source_exports;
 mod sources;
+mod statements;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,7 +82,8 @@ pub enum Pace {
 }
 
 /// Tables that come from the shop's own exports.
-pub const SOURCE_TABLES: &[&str] = &["orders", "order_items", "customers", "product_observations"];
+pub const SOURCE_TABLES: &[&str] =
+    &["orders", "order_items", "customers", "carts", "product_observations", "source_exports"];
 
 /// Every job. The order matters: a job stands after those whose tables it reads.
 pub const JOBS: &[Job] = &[
@@ -94,7 +97,17 @@ pub const JOBS: &[Job] = &[
     },
     Job {
         name: "sources",
-        tables: &["rejects", "customers", "product_observations", "orders", "order_items"],
+        // `source_keys` last: what it says was said is in the tables.
+        tables: &[
+            "rejects",
+            "customers",
+            "carts",
+            "product_observations",
+            "orders",
+            "order_items",
+            "source_exports",
+            "source_keys",
+        ],
         upstream: &[],
         pace: Pace::Batch,
         run: |context| Box::pin(sources::run(context)),

@@ -10,13 +10,39 @@ use clickmill_lake::table::{Change, Table};
 
 const JOB: &str = "products";
 
-/// A version begins with an observation that differs from the one before it.
+/// A version begins with an observation that differs from the one before it. Of several
+/// of one instant the last export counts. A product that its source deleted goes on as it
+/// was and is not active; a delete of what was never seen says nothing.
 /// Exports may arrive in any order: all observations of the touched products are read.
 const REBUILT: &str = "
 WITH touched AS (SELECT DISTINCT product_id FROM changed),
+observed AS (
+  SELECT * FROM (
+    SELECT o.*, row_number() OVER (PARTITION BY o.product_id, o.observed_at ORDER BY o.export_id DESC) AS nth
+    FROM observations o JOIN touched t ON o.product_id = t.product_id)
+  WHERE nth = 1
+),
+runs AS (
+  SELECT *, sum(CASE WHEN deleted THEN 0 ELSE 1 END) OVER (PARTITION BY product_id ORDER BY observed_at) AS seen
+  FROM observed
+),
+told AS (
+  SELECT product_id, observed_at,
+    first_value(sku) OVER run AS sku,
+    first_value(name) OVER run AS name,
+    first_value(brand) OVER run AS brand,
+    first_value(category) OVER run AS category,
+    first_value(category_path) OVER run AS category_path,
+    first_value(price) OVER run AS price,
+    first_value(cost) OVER run AS cost,
+    first_value(currency) OVER run AS currency,
+    first_value(stock) OVER run AS stock,
+    CASE WHEN deleted THEN false ELSE active END AS active
+  FROM runs WHERE seen > 0
+  WINDOW run AS (PARTITION BY product_id, seen ORDER BY observed_at)
+),
 marked AS (
-  SELECT o.*,
-    lag(observed_at) OVER earlier AS before,
+  SELECT *, lag(observed_at) OVER earlier AS before,
     coalesce((lag(sku) OVER earlier IS DISTINCT FROM sku)
       OR (lag(name) OVER earlier IS DISTINCT FROM name)
       OR (lag(brand) OVER earlier IS DISTINCT FROM brand)
@@ -27,13 +53,13 @@ marked AS (
       OR (lag(currency) OVER earlier IS DISTINCT FROM currency)
       OR (lag(stock) OVER earlier IS DISTINCT FROM stock)
       OR (lag(active) OVER earlier IS DISTINCT FROM active), true) AS differs
-  FROM observations o JOIN touched t ON o.product_id = t.product_id
-  WINDOW earlier AS (PARTITION BY o.product_id ORDER BY o.observed_at, o.export_id)
+  FROM told
+  WINDOW earlier AS (PARTITION BY product_id ORDER BY observed_at)
 ),
 versions AS (SELECT * FROM marked WHERE before IS NULL OR differs)
 SELECT product_id, sku, name, brand, category, category_path, price, cost, currency, stock, active,
   observed_at AS valid_from,
-  lead(observed_at) OVER (PARTITION BY product_id ORDER BY observed_at, export_id) AS valid_to,
+  lead(observed_at) OVER (PARTITION BY product_id ORDER BY observed_at) AS valid_to,
   before IS NULL AS is_first
 FROM versions
 UNION ALL

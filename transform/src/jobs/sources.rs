@@ -1,129 +1,80 @@
-//! The shop's own exports -> `orders`, `order_items`, `customers`,
-//! `product_observations`.
+//! The shop's own exports -> `orders`, `order_items`, `customers`, `carts`,
+//! `product_observations`, and what each export gave -> `source_exports`.
 //!
-//! Rows are put over those of the same key: the newest export wins, what is
-//! absent from it stays, and a row that says the same as before is left alone,
-//! so that a repeated export rewrites nothing. An export that is older than
-//! one already taken from the same source fills gaps and changes nothing.
+//! The newest statement about a row wins, whatever the order in which exports
+//! came ([`super::statements`]). What an export does not mention stays; what its
+//! source deleted goes. A row that comes out as it was is left alone, so that a
+//! repeated export rewrites nothing.
 
-use std::sync::Arc;
-
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use clickmill_lake::table::{Change, DataFile, Table};
-use clickmill_schemas::tables::{CUSTOMERS, ORDER_ITEMS, ORDERS, PRODUCT_OBSERVATIONS, TableSpec};
-use clickmill_schemas::{Reject, Timestamp};
-use datafusion::catalog::MemTable;
+use clickmill_schemas::tables::{
+    CARTS, CUSTOMERS, ORDER_ITEMS, ORDERS, PRODUCT_OBSERVATIONS, TableSpec,
+};
 use datafusion::prelude::SessionContext;
-use futures::TryStreamExt as _;
 
 use super::context::{files_in, table_of};
 use super::query::{Spread, dates, write};
-use super::{JobContext, Output};
+use super::statements::{self, LIVE_LINES, Staged, materialize};
+use super::{JobContext, Output, source_exports};
 use crate::TransformError;
-use crate::batch::newest_key;
-use crate::sources::{self, Dataset, Export};
+use crate::sources::Dataset;
 
 const JOB: &str = "sources";
-/// Position of a row among all that the batch reads: the later wins a tie.
-const ORDER: &str = "__order";
-/// Number of the export that a row comes from.
-const EXPORT: &str = "__export";
-/// False for rows of an export older than one taken before.
-const MAY_UPDATE: &str = "__may_update";
+
+/// A table with one row a key.
+struct Keyed {
+    dataset: Dataset,
+    spec: &'static TableSpec,
+    /// Its day is the date of this column; `None` where it has no partitions.
+    day_of: Option<&'static str>,
+}
+
+const KEYED: [Keyed; 3] = [
+    Keyed { dataset: Dataset::Customers, spec: &CUSTOMERS, day_of: None },
+    Keyed { dataset: Dataset::Carts, spec: &CARTS, day_of: Some("updated_at") },
+    Keyed { dataset: Dataset::Orders, spec: &ORDERS, day_of: Some("ordered_at") },
+];
 
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let mut output = Output::default();
     let mut rejected = Vec::new();
+    let (mut state, mut exports) = (Vec::new(), Vec::new());
 
-    let customers = stage(context, Dataset::Customers, &mut rejected, &mut output).await?;
-    let change = keyed(context, &CUSTOMERS, "customer_id", customers).await?;
-    finish(&mut output, "customers", change);
+    let mut orders_change = Change::default();
+    for keyed in &KEYED {
+        let staged = Staged::read(context, keyed.dataset, &mut rejected, &mut output).await?;
+        let change = keyed.change(context, &staged, &mut state).await?;
+        if keyed.dataset == Dataset::Orders {
+            orders_change = change.clone();
+        }
+        finish(&mut output, keyed.spec.name, change);
+        exports.extend(staged.exports);
+    }
 
-    let observations =
-        stage(context, Dataset::ProductObservations, &mut rejected, &mut output).await?;
-    let change = observed(context, observations).await?;
+    let staged =
+        Staged::read(context, Dataset::ProductObservations, &mut rejected, &mut output).await?;
+    let change = observed(context, &staged).await?;
     finish(&mut output, "product_observations", change);
+    exports.extend(staged.exports);
 
-    let orders = stage(context, Dataset::Orders, &mut rejected, &mut output).await?;
-    let orders_change = keyed(context, &ORDERS, "order_id", orders).await?;
-    let items = stage(context, Dataset::OrderItems, &mut rejected, &mut output).await?;
-    let change = lines(context, &orders_change, items).await?;
-    finish(&mut output, "orders", orders_change);
+    let staged = Staged::read(context, Dataset::OrderItems, &mut rejected, &mut output).await?;
+    let change = lines(context, &orders_change, &staged, &mut state).await?;
     finish(&mut output, "order_items", change);
+    exports.extend(staged.exports);
 
     let rejects = crate::rejects::change(context, JOB, rejected).await?;
     finish(&mut output, "rejects", rejects);
+    let (change, notices) = source_exports::change(context, JOB, &exports).await?;
+    finish(&mut output, "source_exports", change);
+    output.notices.extend(notices);
+    let change = statements::state_change(context, JOB, state).await?;
+    output.changes.insert("source_keys", change);
     Ok(output)
 }
 
 fn finish(output: &mut Output, table: &'static str, change: Change) {
     output.counts.insert(table, change.adds.iter().map(|file| file.rows).sum());
     output.changes.insert(table, change);
-}
-
-/// The rows of the batch's exports of one dataset, with working columns.
-async fn stage(
-    context: &JobContext<'_>,
-    dataset: Dataset,
-    rejected: &mut Vec<Reject<'static>>,
-    output: &mut Output,
-) -> Result<Vec<RecordBatch>, TransformError> {
-    let mut staged = Vec::new();
-    let mut order = 0_i64;
-    let exports = context.batch.exports.iter().filter(|export| export.dataset == dataset);
-    for (number, export) in (0_i64..).zip(exports) {
-        let may_update = is_newest(context, export);
-        let mut chunks = sources::stream(context.lake, export);
-        while let Some(chunk) = chunks.try_next().await? {
-            rejected.extend(chunk.rejects);
-            output.notices.extend(chunk.notices);
-            let rows = chunk.batch.num_rows();
-            if rows == 0 {
-                continue;
-            }
-            let mut columns = chunk.batch.columns().to_vec();
-            columns.push(Arc::new(Int64Array::from_iter_values(order..order + rows as i64)));
-            columns.push(Arc::new(Int64Array::from(vec![number; rows])) as ArrayRef);
-            columns.push(Arc::new(BooleanArray::from(vec![may_update; rows])));
-            order += rows as i64;
-            staged.push(RecordBatch::try_new(staged_schema(dataset), columns)?);
-        }
-    }
-    Ok(staged)
-}
-
-fn staged_schema(dataset: Dataset) -> SchemaRef {
-    let mut fields: Vec<_> = dataset.schema().fields().iter().cloned().collect();
-    fields.push(Arc::new(Field::new(ORDER, DataType::Int64, false)));
-    fields.push(Arc::new(Field::new(EXPORT, DataType::Int64, false)));
-    fields.push(Arc::new(Field::new(MAY_UPDATE, DataType::Boolean, false)));
-    Arc::new(Schema::new(fields))
-}
-
-/// Against earlier batches only: of two exports in one batch the newer wins row by
-/// row, and what it does not have the older one says, as if each had come alone.
-fn is_newest(context: &JobContext<'_>, export: &Export) -> bool {
-    let newest = context.batch.newest_before.get(&newest_key(export));
-    newest.is_none_or(|newest: &Timestamp| export.exported_at >= *newest)
-}
-
-fn register_staged(
-    session: &SessionContext,
-    dataset: Dataset,
-    rows: Vec<RecordBatch>,
-) -> Result<(), TransformError> {
-    let table = MemTable::try_new(staged_schema(dataset), vec![rows]);
-    let table = table.map_err(TransformError::job(JOB))?;
-    session.register_table("staged", Arc::new(table)).map_err(TransformError::job(JOB))?;
-    Ok(())
-}
-
-async fn view(session: &SessionContext, name: &str, sql: &str) -> Result<(), TransformError> {
-    let fail = TransformError::job(JOB);
-    let create = format!("CREATE VIEW {name} AS {sql}");
-    session.sql(&create).await.map_err(&fail)?.collect().await.map_err(&fail)?;
-    Ok(())
 }
 
 /// The names of a table's columns, but for `without`.
@@ -140,48 +91,51 @@ fn any_differs(names: &[&str]) -> String {
     differs.collect::<Vec<_>>().join(" OR ")
 }
 
-/// One row a key: `orders` and `customers`.
-async fn keyed(
-    context: &JobContext<'_>,
-    spec: &'static TableSpec,
-    key: &str,
-    rows: Vec<RecordBatch>,
-) -> Result<Change, TransformError> {
-    if rows.is_empty() {
-        return Ok(Change::default());
+impl Keyed {
+    async fn change(
+        &self,
+        context: &JobContext<'_>,
+        staged: &Staged,
+        state: &mut Vec<DataFile>,
+    ) -> Result<Change, TransformError> {
+        if staged.is_empty() {
+            return Ok(Change::default());
+        }
+        let (spec, key) = (self.spec, self.dataset.key()[0]);
+        let table = context.current(spec).await?;
+        let session = staged.register(context, JOB).await?;
+        register(&session, "existing", spec, table.files().to_vec())?;
+        let day = self.day_of.map(|time| format!(", CAST({time} AS DATE) AS dt"));
+        let wanted = statements::wanted("newest", &columns(spec, &["dt"]), key, "''");
+        materialize(
+            &session,
+            JOB,
+            "applied",
+            &format!(
+                "SELECT {} FROM (SELECT *{} FROM ({wanted})) n LEFT JOIN existing e ON n.{key} = e.{key} \
+                 WHERE e.{key} IS NULL OR {}",
+                prefixed("n", &columns(spec, &[])),
+                day.unwrap_or_default(),
+                any_differs(&columns(spec, &[key]))
+            ),
+        )
+        .await?;
+        materialize(
+            &session,
+            JOB,
+            "replaced",
+            &format!(
+                "SELECT {key} FROM applied UNION SELECT e.{key} FROM existing e \
+                 JOIN newest n ON e.{key} = n.row_key WHERE n.version = 0"
+            ),
+        )
+        .await?;
+        state.extend(staged.state(context, JOB, &session).await?);
+        overlay(context, &session, &table, key).await
     }
-    let dataset = if spec.name == "orders" { Dataset::Orders } else { Dataset::Customers };
-    let table = context.current(spec).await?;
-    let session = context.session();
-    register_staged(&session, dataset, rows)?;
-    register(&session, "existing", spec, table.files().to_vec())?;
-    let dt = if spec.partitioned { ", CAST(ordered_at AS DATE) AS dt" } else { "" };
-    view(
-        &session,
-        "newest",
-        &format!(
-            "SELECT *{dt} FROM (SELECT *, row_number() OVER (PARTITION BY {key} \
-             ORDER BY exported_at DESC, {ORDER} DESC) AS nth FROM staged) WHERE nth = 1"
-        ),
-    )
-    .await?;
-    let held = columns(spec, &[]);
-    let compared = columns(spec, &[key, "exported_at"]);
-    view(
-        &session,
-        "applied",
-        &format!(
-            "SELECT {} FROM newest n LEFT JOIN existing e ON n.{key} = e.{key} \
-             WHERE e.{key} IS NULL OR (n.{MAY_UPDATE} AND ({}))",
-            prefixed("n", &held),
-            any_differs(&compared)
-        ),
-    )
-    .await?;
-    overlay(context, &session, &table, key).await
 }
 
-/// `applied` over the rows of `existing` with the same key, day by day.
+/// `applied` in place of the rows of `existing` whose key is in `replaced`, day by day.
 async fn overlay(
     context: &JobContext<'_>,
     session: &SessionContext,
@@ -196,14 +150,14 @@ async fn overlay(
             JOB,
             &format!(
                 "SELECT dt FROM applied UNION SELECT e.dt FROM existing e \
-                 JOIN (SELECT DISTINCT {key} FROM applied) a ON e.{key} = a.{key}"
+                 JOIN replaced a ON e.{key} = a.{key}"
             ),
         )
         .await?;
         files_in(table, &days)
     } else {
-        let applied = session.sql("SELECT 1 FROM applied LIMIT 1").await.map_err(&fail)?;
-        let any = applied.collect().await.map_err(&fail)?.iter().any(|batch| batch.num_rows() > 0);
+        let replaced = session.sql("SELECT 1 FROM replaced LIMIT 1").await.map_err(&fail)?;
+        let any = replaced.collect().await.map_err(&fail)?.iter().any(|b| b.num_rows() > 0);
         if any { table.files().to_vec() } else { Vec::new() }
     };
     register(session, "kept_from", spec, removes.clone())?;
@@ -211,121 +165,132 @@ async fn overlay(
     let rows = session
         .sql(&format!(
             "SELECT {} FROM applied a UNION ALL SELECT {} FROM kept_from k \
-             LEFT ANTI JOIN applied a ON k.{key} = a.{key}",
+             LEFT ANTI JOIN replaced a ON k.{key} = a.{key}",
             prefixed("a", &held),
             prefixed("k", &held)
         ))
         .await
         .map_err(&fail)?;
     let adds = write(context, JOB, spec, rows, Spread::One).await?;
-    Ok(if adds.is_empty() { Change::default() } else { Change { adds, removes } })
+    Ok(Change { adds, removes })
 }
 
-/// Appends what each export said of each product, once an export.
-async fn observed(
-    context: &JobContext<'_>,
-    rows: Vec<RecordBatch>,
-) -> Result<Change, TransformError> {
-    if rows.is_empty() {
+/// Adds what each export said of each product. An export that is read again, with
+/// another mapping or after it was overwritten, takes the place of what it said before.
+async fn observed(context: &JobContext<'_>, staged: &Staged) -> Result<Change, TransformError> {
+    if staged.is_empty() {
         return Ok(Change::default());
     }
     let fail = TransformError::job(JOB);
     let spec = &PRODUCT_OBSERVATIONS;
     let table = context.current(spec).await?;
-    let session = context.session();
-    register_staged(&session, Dataset::ProductObservations, rows)?;
+    let session = staged.session(context, JOB)?;
     register(&session, "existing", spec, table.files().to_vec())?;
     let held = columns(spec, &["dt"]);
+    let same = |a: &str, b: &str| {
+        let equal = |name: &&str| format!("{a}.{name} = {b}.{name}");
+        spec.key.iter().map(equal).collect::<Vec<_>>().join(" AND ")
+    };
+    materialize(
+        &session,
+        JOB,
+        "applied",
+        &format!(
+            "SELECT {}, CAST(n.observed_at AS DATE) AS dt FROM ({}) n LEFT JOIN existing e ON {} \
+             WHERE e.product_id IS NULL OR {}",
+            prefixed("n", &held),
+            statements::observations(&held),
+            same("n", "e"),
+            any_differs(&columns(spec, &["dt", "product_id", "observed_at", "export_id"]))
+        ),
+    )
+    .await?;
+    let replaced = format!("SELECT e.dt FROM existing e JOIN applied a ON {}", same("e", "a"));
+    let days = dates(&session, JOB, &replaced).await?;
+    let removes = files_in(&table, &days);
+    register(&session, "kept_from", spec, removes.clone())?;
+    let all = columns(spec, &[]);
     let rows = session
         .sql(&format!(
-            "SELECT {}, CAST(n.observed_at AS DATE) AS dt FROM (SELECT *, row_number() OVER \
-             (PARTITION BY product_id, export_id ORDER BY {ORDER} DESC) AS nth FROM staged) n \
-             LEFT ANTI JOIN existing e ON n.product_id = e.product_id AND n.export_id = e.export_id \
-             WHERE n.nth = 1",
-            prefixed("n", &held)
+            "SELECT {} FROM applied a UNION ALL SELECT {} FROM kept_from k LEFT ANTI JOIN applied a ON {}",
+            prefixed("a", &all),
+            prefixed("k", &all),
+            same("k", "a")
         ))
         .await
         .map_err(&fail)?;
     let adds = write(context, JOB, spec, rows, Spread::One).await?;
-    Ok(Change { adds, removes: Vec::new() })
+    Ok(Change { adds, removes })
 }
 
-/// Lines replace all lines of their order. They lie on the day of the order, and
-/// move with it; those of an order that is not known yet wait on 1970-01-01.
+/// The lines of an order are those of the newest export that has them all, and what
+/// changed since. They lie on the day of the order, and move with it; those of an
+/// order that is not known, not yet or no more, lie on 1970-01-01.
 async fn lines(
     context: &JobContext<'_>,
     orders_change: &Change,
-    rows: Vec<RecordBatch>,
+    staged: &Staged,
+    state: &mut Vec<DataFile>,
 ) -> Result<Change, TransformError> {
     // Not by `orders_change`: after a crash between the two commits it is empty,
     // and the lines of the orders that came or moved with it still lie where they lay.
     let has_orders = context.batch.exports.iter().any(|export| export.dataset == Dataset::Orders);
-    if rows.is_empty() && !has_orders {
+    if staged.is_empty() && !has_orders {
         return Ok(Change::default());
     }
-    let table = context.current(&ORDER_ITEMS).await?;
-    let session = context.session();
-    register_staged(&session, Dataset::OrderItems, rows)?;
-    register(&session, "existing", &ORDER_ITEMS, table.files().to_vec())?;
+    let spec = &ORDER_ITEMS;
+    let table = context.current(spec).await?;
+    let session = staged.register(context, JOB).await?;
+    register(&session, "existing", spec, table.files().to_vec())?;
     let mut orders = context.current(&ORDERS).await?.files().to_vec();
     orders.retain(|file| !orders_change.removes.contains(file));
     orders.extend(orders_change.adds.iter().cloned());
     register(&session, "orders", &ORDERS, orders)?;
 
-    let held = columns(&ORDER_ITEMS, &["dt"]);
-    let list = held.join(", ");
-    // An export that may not change rows still says what nothing said before.
-    view(
+    materialize(&session, JOB, "live", LIVE_LINES).await?;
+    let held = columns(spec, &["dt"]);
+    let wanted = statements::wanted("live", &held, "order_id", "CAST(e.line AS VARCHAR)");
+    materialize(
         &session,
-        "usable",
-        &format!(
-            "SELECT * FROM staged WHERE {MAY_UPDATE} UNION ALL SELECT s.* FROM staged s \
-             LEFT ANTI JOIN existing e ON s.order_id = e.order_id WHERE NOT s.{MAY_UPDATE}"
-        ),
-    )
-    .await?;
-    view(
-        &session,
-        "newest",
+        JOB,
+        "now",
         &format!(
             "SELECT n.*, coalesce(o.dt, DATE '1970-01-01') AS dt FROM ( \
-               SELECT {list} FROM ( \
-                 SELECT *, rank() OVER (PARTITION BY order_id ORDER BY exported_at DESC, {EXPORT} DESC) AS of_export, \
-                   row_number() OVER (PARTITION BY order_id, line ORDER BY exported_at DESC, {EXPORT} DESC, {ORDER} DESC) AS nth \
-                 FROM usable) WHERE of_export = 1 AND nth = 1 \
+               {wanted} \
                UNION ALL \
-               SELECT {} FROM existing e JOIN orders o ON e.order_id = o.order_id AND e.dt <> o.dt \
-               LEFT ANTI JOIN usable u ON e.order_id = u.order_id \
+               SELECT {} FROM existing e LEFT JOIN orders o ON e.order_id = o.order_id \
+               LEFT ANTI JOIN newest k ON e.order_id = k.row_key \
+               WHERE e.dt <> coalesce(o.dt, DATE '1970-01-01') \
              ) n LEFT JOIN orders o ON n.order_id = o.order_id",
             prefixed("e", &held)
         ),
     )
     .await?;
-    let compared = columns(&ORDER_ITEMS, &["order_id", "line", "exported_at"]);
-    // An order is touched where a line is new, gone or different.
-    view(
+    // An order is touched where a line is new, gone, moved or different.
+    materialize(
         &session,
-        "touched",
+        JOB,
+        "replaced",
         &format!(
-            "SELECT DISTINCT n.order_id FROM newest n LEFT JOIN existing e \
+            "SELECT DISTINCT n.order_id FROM now n LEFT JOIN existing e \
                ON n.order_id = e.order_id AND n.line = e.line WHERE e.line IS NULL OR {} \
-             UNION SELECT DISTINCT e.order_id FROM existing e \
-               JOIN (SELECT DISTINCT order_id FROM newest) k ON e.order_id = k.order_id \
-               LEFT ANTI JOIN newest n ON e.order_id = n.order_id AND e.line = n.line",
-            any_differs(&compared)
+             UNION SELECT DISTINCT e.order_id FROM existing e LEFT SEMI JOIN newest k ON e.order_id = k.row_key \
+               LEFT ANTI JOIN now n ON e.order_id = n.order_id AND e.line = n.line",
+            any_differs(&columns(spec, &["order_id", "line"]))
         ),
     )
     .await?;
-    let all = columns(&ORDER_ITEMS, &[]);
-    view(
+    materialize(
         &session,
+        JOB,
         "applied",
         &format!(
-            "SELECT {} FROM newest n JOIN touched t ON n.order_id = t.order_id",
-            prefixed("n", &all)
+            "SELECT {} FROM now n JOIN replaced t ON n.order_id = t.order_id",
+            prefixed("n", &columns(spec, &[]))
         ),
     )
     .await?;
+    state.extend(staged.state(context, JOB, &session).await?);
     overlay(context, &session, &table, "order_id").await
 }
 

@@ -1,5 +1,5 @@
-//! The columns that a source fills: those of the table's spec except `dt`,
-//! which the jobs make.
+//! The columns that a source fills: those of the table's spec except `dt` and
+//! `deleted`, which the jobs make.
 
 use std::sync::Arc;
 
@@ -13,9 +13,12 @@ pub(super) const MONEY_PRECISION: u8 = 18;
 /// Fractional digits of an amount.
 pub(super) const MONEY_SCALE: i8 = 4;
 
+/// What jobs make.
+const MADE: [&str; 2] = [PARTITION_COLUMN, "deleted"];
+
 /// A dataset's columns, in the table's order.
 pub(super) fn of(dataset: Dataset) -> impl Iterator<Item = &'static Column> {
-    spec(dataset).columns.iter().filter(|column| column.name != PARTITION_COLUMN)
+    spec(dataset).columns.iter().filter(|column| !MADE.contains(&column.name))
 }
 
 /// One column of a dataset.
@@ -27,6 +30,14 @@ pub(super) fn find(dataset: Dataset, name: &str) -> Option<&'static Column> {
 pub(super) fn schema(dataset: Dataset) -> SchemaRef {
     let field = |column: &Column| Field::new(column.name, arrow_type(column.kind), column.nullable);
     Arc::new(Schema::new(of(dataset).map(field).collect::<Vec<_>>()))
+}
+
+/// The schema of a dataset's deletes: the key, then the time.
+pub(super) fn delete_schema(dataset: Dataset) -> SchemaRef {
+    let names = dataset.key().iter().copied().chain([dataset.time_column()]);
+    let columns = names.filter_map(|name| find(dataset, name));
+    let field = |column: &Column| Field::new(column.name, arrow_type(column.kind), column.nullable);
+    Arc::new(Schema::new(columns.map(field).collect::<Vec<_>>()))
 }
 
 /// The Arrow type of a scalar column. Sources have no nested ones.
@@ -49,5 +60,6 @@ const fn spec(dataset: Dataset) -> &'static TableSpec {
         Dataset::OrderItems => &tables::ORDER_ITEMS,
         Dataset::Customers => &tables::CUSTOMERS,
         Dataset::ProductObservations => &tables::PRODUCT_OBSERVATIONS,
+        Dataset::Carts => &tables::CARTS,
     }
 }

@@ -14,10 +14,13 @@ use super::columns;
 use super::lines;
 use super::value::Rule;
 
+pub use super::dms_config::{DmsMapping, DmsSource};
+pub use super::expect::{Age, Expect};
+
 /// Every `[sources.NAME]`, by name.
 ///
 /// Without the section: RDS snapshot exports under `exports/rds` and DynamoDB
-/// full exports under `exports/dynamodb` of the lake.
+/// exports under `exports/dynamodb` of the lake.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, SourceConfig>")]
 pub struct SourcesConfig(BTreeMap<String, SourceConfig>);
@@ -28,8 +31,10 @@ pub struct SourcesConfig(BTreeMap<String, SourceConfig>);
 pub enum SourceConfig {
     /// RDS or Aurora snapshot exports.
     RdsExport(ExportSource),
-    /// DynamoDB full exports.
+    /// DynamoDB exports, full and incremental.
     DynamodbExport(ExportSource),
+    /// Full loads and change capture that DMS wrote to S3.
+    Dms(Box<DmsSource>),
     /// CSV or Parquet files.
     Files(Box<FilesSource>),
 }
@@ -53,6 +58,12 @@ pub struct ExportSource {
     /// The table that holds the catalog.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub products: Option<TableMapping>,
+    /// The table that holds the carts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carts: Option<TableMapping>,
+    /// What would be strange of it.
+    #[serde(default)]
+    pub expect: Expect,
 }
 
 /// One table of a database export.
@@ -102,9 +113,15 @@ pub struct FilesSource {
     /// Which files hold the catalog, and how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub products: Option<FilesMapping>,
+    /// Which files hold the carts, and how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carts: Option<FilesMapping>,
     /// Files of order lines, each with its order's fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<LinesMapping>,
+    /// What would be strange of it.
+    #[serde(default)]
+    pub expect: Expect,
 }
 
 /// The encoding of `kind = "files"`.
@@ -128,6 +145,9 @@ pub struct CsvLayout {
     pub names: Vec<String>,
     /// Of the text.
     pub encoding: Encoding,
+    /// What stands for NULL, beside nothing at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub null: Option<String>,
 }
 
 /// Encoding of a CSV's text.
@@ -247,6 +267,12 @@ pub struct ColumnRule {
 }
 
 impl SourcesConfig {
+    /// The source of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&SourceConfig> {
+        self.0.get(name)
+    }
+
     /// The sources, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &SourceConfig)> {
         self.0.iter().map(|(name, source)| (name.as_str(), source))
@@ -284,7 +310,28 @@ impl SourceConfig {
                 }
                 Ok(())
             }
+            Self::Dms(source) => source.check(),
             Self::Files(source) => source.check(),
+        }
+    }
+
+    /// Where it lies, as written.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::RdsExport(source) | Self::DynamodbExport(source) => &source.path,
+            Self::Dms(source) => &source.path,
+            Self::Files(source) => &source.path,
+        }
+    }
+
+    /// What would be strange of it.
+    #[must_use]
+    pub fn expect(&self) -> &Expect {
+        match self {
+            Self::RdsExport(source) | Self::DynamodbExport(source) => &source.expect,
+            Self::Dms(source) => &source.expect,
+            Self::Files(source) => &source.expect,
         }
     }
 }
@@ -297,6 +344,7 @@ impl ExportSource {
             (Dataset::OrderItems, &self.order_items),
             (Dataset::Customers, &self.customers),
             (Dataset::ProductObservations, &self.products),
+            (Dataset::Carts, &self.carts),
         ]
         .into_iter()
         .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
@@ -311,6 +359,7 @@ impl FilesSource {
             (Dataset::OrderItems, &self.order_items),
             (Dataset::Customers, &self.customers),
             (Dataset::ProductObservations, &self.products),
+            (Dataset::Carts, &self.carts),
         ]
         .into_iter()
         .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
@@ -323,6 +372,7 @@ impl FilesSource {
             header: self.header,
             names: self.names.clone(),
             encoding: self.encoding,
+            null: None,
         }
     }
 
@@ -340,7 +390,7 @@ impl FilesSource {
             if self.mappings().next().is_none() {
                 return Err(
                     "] says of no dataset where it is: add a section .orders, .order_items, \
-                            .customers, .products or .lines"
+                            .customers, .products, .carts or .lines"
                         .into(),
                 );
             }
@@ -356,7 +406,7 @@ impl FilesSource {
     }
 }
 
-fn check_columns(
+pub(super) fn check_columns(
     section: &str,
     datasets: &[Dataset],
     mappings: &BTreeMap<String, ColumnMapping>,
@@ -408,7 +458,7 @@ impl ColumnMapping {
     }
 }
 
-const fn comma() -> char {
+pub(super) const fn comma() -> char {
     ','
 }
 

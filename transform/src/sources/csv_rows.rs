@@ -9,12 +9,13 @@ use arrow::array::{ArrayRef, StringBuilder};
 use clickmill_schemas::{Reject, RejectReason};
 use csv::ByteRecord;
 
+use super::changes::{self, ChangeColumns, ChangeReader};
 use super::config::{CsvLayout, Encoding};
 use super::fetch::Fault;
 use super::process::Processor;
 use super::reader::Halt;
-use super::rows::Input;
-use super::{BATCH_ROWS, InputFile, SourceChunk};
+use super::rows::{Changes, Input};
+use super::{BATCH_ROWS, Export, InputFile, SourceChunk};
 
 /// One row's bytes, at most: an unclosed quote must not eat the memory.
 const MAX_ROW_BYTES: u64 = 16 * 1024 * 1024;
@@ -51,8 +52,16 @@ pub(super) fn decode(
         }
     }
     let wanted = processor.plan().resolve(&names).map_err(Fault::Damaged)?;
-    let mut rows =
-        Rows { layout, names, wanted, records: Vec::new(), malformed: Vec::new(), bytes: 0 };
+    let marks = Marks::new(processor.export(), layout, &names).map_err(Fault::Damaged)?;
+    let mut rows = Rows {
+        layout,
+        fields: names.len(),
+        wanted,
+        marks,
+        records: Vec::new(),
+        malformed: Vec::new(),
+        bytes: 0,
+    };
     let mut number = 0;
     loop {
         match next(&mut record) {
@@ -72,12 +81,55 @@ pub(super) fn decode(
     }
 }
 
+/// Where rows of change capture say what they are.
+struct Marks {
+    reader: ChangeReader,
+    columns: ChangeColumns,
+    /// Without a header the operation is a field before those that have names;
+    /// a load may lack it.
+    is_first_field: bool,
+}
+
+impl Marks {
+    /// `None` where rows are no changes. The error is for the user's eyes.
+    fn new(export: &Export, layout: &CsvLayout, names: &[String]) -> Result<Option<Self>, String> {
+        let Some(changes) = &export.changes else { return Ok(None) };
+        let reader = ChangeReader::new(&export.content)?;
+        if layout.header {
+            let columns = changes::columns_of(changes, &export.content, names)?;
+            return Ok(Some(Self { reader, columns, is_first_field: false }));
+        }
+        let time = changes.time_column.as_ref();
+        let time = time.and_then(|time| names.iter().position(|name| name == time));
+        let columns = ChangeColumns { operation: None, time };
+        Ok(Some(Self { reader, columns, is_first_field: true }))
+    }
+
+    /// How many fields stand before the first that has a name.
+    fn shift(&self, fields: usize, record: &ByteRecord) -> usize {
+        usize::from(self.is_first_field && record.len() == fields + 1)
+    }
+
+    fn read(&self, changes: &mut Changes, record: &ByteRecord, shift: usize) {
+        let text = |at: usize| record.get(at).and_then(|field| std::str::from_utf8(field).ok());
+        let operation = match self.is_first_field {
+            true => (shift == 1).then(|| text(0)).flatten(),
+            false => self.columns.operation.and_then(text),
+        };
+        let time = self.columns.time.and_then(|at| text(at + shift));
+        self.reader.push(changes, operation, time);
+    }
+}
+
 /// The rows of the chunk in the making.
 struct Rows<'a> {
     layout: &'a CsvLayout,
-    names: Vec<String>,
+    /// How many have names.
+    fields: usize,
     wanted: Vec<Option<usize>>,
-    records: Vec<(u64, ByteRecord)>,
+    marks: Option<Marks>,
+    /// Each with its number, and how many fields stand before the first that has a name.
+    records: Vec<(u64, usize, ByteRecord)>,
     malformed: Vec<Reject<'static>>,
     bytes: usize,
 }
@@ -85,8 +137,9 @@ struct Rows<'a> {
 impl Rows<'_> {
     fn push(&mut self, processor: &Processor, file: &InputFile, number: u64, record: &ByteRecord) {
         self.bytes += record.as_slice().len();
-        let expected = self.names.len();
-        let problem = if record.len() != expected {
+        let expected = self.fields;
+        let shift = self.marks.as_ref().map_or(0, |marks| marks.shift(expected, record));
+        let problem = if record.len() != expected + shift {
             Some(format!(
                 "the row has {} fields, the header {expected}; is there a delimiter without quotes?",
                 record.len()
@@ -99,7 +152,7 @@ impl Rows<'_> {
             None
         };
         match problem {
-            None => self.records.push((number, record.clone())),
+            None => self.records.push((number, shift, record.clone())),
             Some(problem) => self.malformed.push(processor.reject(
                 file,
                 &format!("row {number}"),
@@ -118,8 +171,10 @@ impl Rows<'_> {
         let records = std::mem::take(&mut self.records);
         let column = |at: usize| {
             let mut builder = StringBuilder::with_capacity(records.len(), records.len() * 16);
-            for (_, record) in &records {
-                match (record.get(at), self.layout.encoding) {
+            let null = self.layout.null.as_deref().map(str::as_bytes);
+            for (_, shift, record) in &records {
+                let field = record.get(at + shift).filter(|field| Some(*field) != null);
+                match (field, self.layout.encoding) {
                     (Some(field), Encoding::Utf8) => match std::str::from_utf8(field) {
                         Ok(text) => builder.append_value(text),
                         // Never: `push` checked every field.
@@ -131,12 +186,20 @@ impl Rows<'_> {
             }
             Arc::new(builder.finish()) as ArrayRef
         };
+        let changes = self.marks.as_ref().map(|marks| {
+            let mut changes = Changes::default();
+            for (_, shift, record) in &records {
+                marks.read(&mut changes, record, *shift);
+            }
+            changes
+        });
         let input = Input {
             arrays: self.wanted.iter().map(|at| at.map(column)).collect(),
             rows: records.len(),
             number: &|row| records[row].0,
             file,
-            raw: &|row| encoded(&records[row].1, self.layout),
+            raw: &|row| encoded(&records[row].2, self.layout),
+            changes,
         };
         self.bytes = 0;
         Ok(processor.rows(&input, std::mem::take(&mut self.malformed))?)

@@ -1,12 +1,17 @@
-//! Finds full exports of DynamoDB tables.
+//! Finds full and incremental exports of DynamoDB tables.
 //!
 //! ```text
 //! [<prefix>/]AWSDynamoDB/<export>/manifest-summary.json   table, time, format, item count
 //! [<prefix>/]AWSDynamoDB/<export>/manifest-files.json     one line a data file: key, items, MD5
-//! [<prefix>/]AWSDynamoDB/<export>/data/*.json.gz
+//! [<prefix>/]AWSDynamoDB/<export>/data/*.json.gz          of a full export
+//! [<prefix>/]AWSDynamoDB/data/*.json.gz                   of all incremental exports
 //! ```
 //!
-//! The manifest alone says which files belong. The `.checksum` files beside it
+//! The manifest alone says which files belong. An incremental export covers
+//! [exportFromTime, exportToTime) and has the last state of every item written
+//! then, as of that write; whether windows overlap or leave gaps is seen where
+//! batches are planned ([`super::coverage`]), since exports go away in time.
+//! The `.checksum` files beside it
 //! are verified where they are there, each data file's MD5 when it is read.
 
 use std::collections::BTreeMap;
@@ -23,7 +28,9 @@ use serde::Deserialize;
 use super::config::{ExportSource, TableMapping};
 use super::place::{Place, modified};
 use super::value::Rule;
-use super::{Dataset, Discovery, Export, Format, InputFile, Notice, SourceError};
+use super::{
+    Content, Dataset, Discovery, Export, Format, InputFile, Notice, Severity, SourceError,
+};
 
 const FOLDER: &str = "AWSDynamoDB/";
 const SUMMARY: &str = "manifest-summary";
@@ -39,8 +46,9 @@ struct Summary {
     item_count: Option<u64>,
     #[serde(default)]
     export_type: String,
-    #[serde(default)]
-    version: String,
+    export_from_time: Option<String>,
+    export_to_time: Option<String>,
+    output_view: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -63,6 +71,7 @@ pub(super) async fn discover(
 ) -> Result<(), SourceError> {
     let place = Place::open(lake, name, &source.path).await?;
     let objects = place.list().await?;
+    let before = found.exports.len();
     for folder in folders(&objects) {
         let outcome = match Manifest::read(&place, &objects, folder).await? {
             Ok(manifest) => manifest.export(name, source),
@@ -73,10 +82,27 @@ pub(super) async fn discover(
             Err((problem, advice)) => found.notices.push(Notice {
                 source: name.to_owned(),
                 subject: place.shown(folder),
+                severity: Severity::Problem,
                 problem,
                 advice,
             }),
         }
+    }
+    for (dataset, mapping) in source.mappings() {
+        if found.exports[before..].iter().any(|export| export.dataset == dataset) {
+            continue;
+        }
+        let table = mapping.table.as_deref().unwrap_or(dataset.section());
+        found.notices.push(Notice {
+            source: name.to_owned(),
+            subject: source.path.clone(),
+            severity: Severity::Problem,
+            problem: format!("it has no export of the table `{table}` that can be taken"),
+            advice: format!(
+                "export the table, or correct [sources.{name}.{}]; what was taken before stays",
+                dataset.section()
+            ),
+        });
     }
     Ok(())
 }
@@ -105,6 +131,7 @@ struct Manifest {
     export_id: String,
     table: String,
     exported_at: Timestamp,
+    content: Content,
     files: Vec<InputFile>,
 }
 
@@ -138,13 +165,28 @@ impl Manifest {
             Ok(bytes) => bytes,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let time = Rule::new(Kind::Timestamp, None).ok();
-        let exported_at =
-            summary.export_time.as_deref().zip(time).and_then(|(t, r)| r.time(t).ok());
-        Ok(data_files(place, objects, folder, &files, summary.item_count).map(|files| Self {
+        let content = match content(&summary) {
+            Ok(content) => content,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let exported_at = match &content {
+            Content::Window { to, .. } => *to,
+            _ => time(summary.export_time.as_deref()).unwrap_or_else(|| modified(meta)),
+        };
+        let folders = match &content {
+            // Beside the export's own folder, shared by all.
+            Content::Window { .. } => {
+                let above = folder.rsplit_once('/').map_or("", |(above, _)| above);
+                vec![format!("{above}/data"), format!("{folder}/data")]
+            }
+            _ => vec![format!("{folder}/data")],
+        };
+        let files = data_files(place, objects, &folders, &files, summary.item_count);
+        Ok(files.map(|files| Self {
             export_id: folder.rsplit_once('/').map_or(folder, |(_, id)| id).to_owned(),
             table: table_of(&summary.table_arn).to_owned(),
-            exported_at: exported_at.unwrap_or_else(|| modified(meta)),
+            exported_at,
+            content,
             files,
         }))
     }
@@ -174,6 +216,9 @@ impl Manifest {
             exported_at: self.exported_at,
             format: Format::DynamodbJson,
             columns: mapping.columns,
+            content: self.content,
+            changes: None,
+            table: Some(self.table),
             lines: None,
             files: self.files,
         })
@@ -191,13 +236,35 @@ fn supported(summary: &Summary) -> Result<(), Refusal> {
         let problem = format!("its data is in the unknown format {}", summary.output_format);
         return Err(refusal(&problem, "export again with the format DYNAMODB_JSON"));
     }
-    if summary.export_type.starts_with("INCREMENTAL") || summary.version == "2023-08-01" {
+    Ok(())
+}
+
+/// A full export, or a window of changes.
+fn content(summary: &Summary) -> Result<Content, Refusal> {
+    let is_window = summary.export_type.starts_with("INCREMENTAL")
+        || (summary.export_type.is_empty() && summary.export_from_time.is_some());
+    if !is_window {
+        return Ok(Content::Snapshot);
+    }
+    let view = summary.output_view.as_deref().unwrap_or("NEW_IMAGE");
+    if !matches!(view, "NEW_IMAGE" | "NEW_AND_OLD_IMAGES") {
         return Err(refusal(
-            "it is an incremental export, which is not read yet; it is not taken",
-            "make a full export",
+            &format!("it has the unknown outputView {view}; it is not taken"),
+            "export again with the view NEW_IMAGE or NEW_AND_OLD_IMAGES",
         ));
     }
-    Ok(())
+    match (time(summary.export_from_time.as_deref()), time(summary.export_to_time.as_deref())) {
+        (Some(from), Some(to)) if from < to => Ok(Content::Window { from, to }),
+        _ => Err(refusal(
+            "its exportFromTime and exportToTime are no window; it is not taken",
+            "copy the export again",
+        )),
+    }
+}
+
+/// A time of a manifest, as AWS and its emulators write it.
+fn time(text: Option<&str>) -> Option<Timestamp> {
+    Rule::new(Kind::Timestamp, None).ok()?.time(text?).ok()
 }
 
 /// A manifest's bytes, equal to its checksum where that is there.
@@ -229,7 +296,7 @@ async fn checked(
 fn data_files(
     place: &Place,
     objects: &BTreeMap<String, ObjectMeta>,
-    folder: &str,
+    folders: &[String],
     manifest: &[u8],
     item_count: Option<u64>,
 ) -> Result<Vec<InputFile>, Refusal> {
@@ -244,9 +311,11 @@ fn data_files(
         })?;
         // The key is that of the bucket that was exported to; the export may have been copied.
         let file = entry.key.rsplit_once('/').map_or(entry.key.as_str(), |(_, file)| file);
-        let Some(meta) = objects.get(&format!("{folder}/data/{file}")) else {
+        let at = |folder: &String| objects.get(format!("{folder}/{file}").trim_start_matches('/'));
+        let Some(meta) = folders.iter().find_map(at) else {
+            let named = folders.first().map_or("data", String::as_str);
             return Err(refusal(
-                &format!("its manifest names data/{file}, which is not there; it is not taken"),
+                &format!("its manifest names {named}/{file}, which is not there; it is not taken"),
                 "copy the export again, data and all",
             ));
         };
@@ -290,6 +359,7 @@ fn guess(table: &str) -> Option<Dataset> {
         ("customers", Dataset::Customers),
         ("products", Dataset::ProductObservations),
         ("catalog", Dataset::ProductObservations),
+        ("carts", Dataset::Carts),
     ]
     .into_iter()
     .find(|(name, _)| is(name))

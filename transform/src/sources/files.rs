@@ -8,7 +8,7 @@ use object_store::ObjectMeta;
 
 use super::config::{ExportedAt, FileFormat, FilesSource, LinesMapping, LinesYield};
 use super::place::{Place, modified};
-use super::{Dataset, Discovery, Export, Format, Notice, SourceError};
+use super::{Content, Dataset, Discovery, Export, Format, Notice, Severity, SourceError};
 
 /// What makes a path a pattern.
 const WILD: [char; 3] = ['*', '?', '['];
@@ -40,6 +40,7 @@ pub(super) async fn discover(
                         found.notices.push(Notice {
                             source: name.to_owned(),
                             subject: place.shown(&export_id),
+                            severity: Severity::Problem,
                             problem: format!("{problem}; it is not taken"),
                             advice: format!("rename it, or correct [sources.{name}.exported_at]"),
                         });
@@ -57,6 +58,9 @@ pub(super) async fn discover(
                     FileFormat::Parquet => Format::Parquet,
                 },
                 columns: wanted.columns.clone(),
+                content: Content::Snapshot,
+                changes: None,
+                table: None,
                 lines: wanted.lines.cloned(),
                 files: vec![place.file(meta)],
             });
@@ -65,6 +69,7 @@ pub(super) async fn discover(
             found.notices.push(Notice {
                 source: name.to_owned(),
                 subject: source.path.clone(),
+                severity: Severity::Problem,
                 problem: format!(
                     "no file there fits {} for {}",
                     wanted.patterns.join(" or "),

@@ -1,7 +1,15 @@
-//! The data files of a DynamoDB full export: `{"Item":{...}}` lines in DynamoDB JSON.
+//! The data files of a DynamoDB export: lines in DynamoDB JSON. Of a full export
+//! `{"Item":{...}}`; of an incremental one
+//! `{"Metadata":{"WriteTimestampMicros":...},"Keys":{...},"NewImage":{...},"OldImage":{...}}`,
+//! where an item without `NewImage` was deleted. The time may be `{"N":"..."}`, a
+//! text or a number.
 //!
 //! A number keeps the digits that it was sent with; nested maps, lists and sets
 //! become JSON text.
+//!
+//! A delete needs the dataset's key: from `OldImage` where the export has it, else
+//! from `Keys`. An update that gives an item another key of ours, by an attribute
+//! that is none of the table's own key, leaves the row of the old one.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
@@ -9,15 +17,16 @@ use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringBuilder};
-use clickmill_schemas::RejectReason;
+use clickmill_schemas::{RejectReason, Timestamp};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::fetch::Fault;
 use super::process::Processor;
 use super::reader::Halt;
-use super::rows::Input;
-use super::{BATCH_ROWS, InputFile, SourceChunk};
+use super::rows::{Changes, Input};
+use super::value::shown;
+use super::{BATCH_ROWS, Content, InputFile, SourceChunk};
 
 /// One line, at most. An item has at most 400 KB, and DynamoDB JSON is a few times that.
 const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
@@ -30,6 +39,34 @@ const MAX_DEPTH: u32 = 64;
 struct Line<'a> {
     #[serde(rename = "Item", borrow)]
     item: HashMap<String, &'a RawValue>,
+}
+
+type Image<'a> = HashMap<String, &'a RawValue>;
+
+#[derive(Deserialize)]
+struct ChangeLine<'a> {
+    #[serde(rename = "Metadata", borrow)]
+    metadata: Metadata<'a>,
+    #[serde(rename = "Keys", borrow, default)]
+    keys: Image<'a>,
+    #[serde(rename = "NewImage", borrow, default)]
+    new: Option<Image<'a>>,
+    #[serde(rename = "OldImage", borrow, default)]
+    old: Option<Image<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Metadata<'a> {
+    #[serde(rename = "WriteTimestampMicros", borrow)]
+    written: &'a RawValue,
+}
+
+/// What one line says.
+struct Said {
+    /// The text of each wanted attribute.
+    cells: Vec<Option<String>>,
+    /// Of a change: whether the item is gone, and when, in microseconds.
+    change: Option<(bool, i64)>,
 }
 
 /// An attribute's value, by its type.
@@ -123,14 +160,25 @@ fn chunk(
 ) -> Result<SourceChunk, Halt> {
     let names: Vec<Option<String>> =
         processor.plan().names().into_iter().map(|name| name.map(str::to_owned)).collect();
+    let keys = processor.plan().keys();
+    let is_window = matches!(processor.export().content, Content::Window { .. });
+    let mut changes = Changes::default();
     let mut builders: Vec<Option<StringBuilder>> =
         names.iter().map(|name| name.as_ref().map(|_| StringBuilder::new())).collect();
     let mut kept = Vec::with_capacity(lines.len());
     let mut malformed = Vec::new();
     for (number, line) in lines {
-        match cells(line, &names) {
-            Ok(cells) => {
-                for (builder, cell) in builders.iter_mut().zip(cells) {
+        let said = match is_window {
+            false => item(line, &names),
+            true => change(line, &names, &keys),
+        };
+        match said {
+            Ok(said) => {
+                if let Some((deleted, at)) = said.change {
+                    changes.deleted.push(deleted);
+                    changes.at.push(Some(at));
+                }
+                for (builder, cell) in builders.iter_mut().zip(said.cells) {
                     if let Some(builder) = builder {
                         builder.append_option(cell);
                     }
@@ -156,24 +204,69 @@ fn chunk(
         number: &|row| kept[row].0,
         file,
         raw: &|row| kept[row].1.trim_ascii().to_vec(),
+        changes: is_window.then_some(changes),
     };
     Ok(processor.rows(&input, malformed)?)
 }
 
-/// The text of each wanted attribute of one line.
-fn cells(line: &[u8], names: &[Option<String>]) -> Result<Vec<Option<String>>, String> {
-    let text = std::str::from_utf8(line).map_err(|e| format!("the line is not UTF-8: {e}"))?;
-    let line: Line<'_> = serde_json::from_str(text)
+/// A line of a full export.
+fn item(line: &[u8], names: &[Option<String>]) -> Result<Said, String> {
+    let line: Line<'_> = serde_json::from_str(text(line)?)
         .map_err(|e| format!("the line is not {{\"Item\":{{...}}}}: {e}"))?;
+    Ok(Said { cells: cells(&line.item, names)?, change: None })
+}
+
+/// A line of an incremental export. Of a delete only the key is read.
+fn change(line: &[u8], names: &[Option<String>], keys: &[bool]) -> Result<Said, String> {
+    let line: ChangeLine<'_> = serde_json::from_str(text(line)?)
+        .map_err(|e| format!("the line is no change of an incremental export: {e}"))?;
+    let written = line.metadata.written;
+    let at = micros(written)
+        .ok_or_else(|| format!("WriteTimestampMicros is no time: {}", shown(written.get())))?;
+    if let Some(new) = &line.new {
+        return Ok(Said { cells: cells(new, names)?, change: Some((false, at)) });
+    }
+    let only_keys = names.iter().zip(keys).map(|(name, is_key)| name.clone().filter(|_| *is_key));
+    let only_keys: Vec<Option<String>> = only_keys.collect();
+    let mut gone = line.keys;
+    gone.extend(line.old.unwrap_or_default());
+    Ok(Said { cells: cells(&gone, &only_keys)?, change: Some((true, at)) })
+}
+
+fn text(line: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(line).map_err(|e| format!("the line is not UTF-8: {e}"))
+}
+
+/// The text of each wanted attribute of an item.
+fn cells(item: &Image<'_>, names: &[Option<String>]) -> Result<Vec<Option<String>>, String> {
     names
         .iter()
-        .map(|name| match name.as_ref().and_then(|name| Some((name, line.item.get(name)?))) {
+        .map(|name| match name.as_ref().and_then(|name| Some((name, item.get(name)?))) {
             None => Ok(None),
             Some((name, raw)) => {
                 cell(raw).map_err(|problem| format!("attribute {name}: {problem}"))
             }
         })
         .collect()
+}
+
+/// `{"N":"1"}`, `"1"` or `1`, as a time that a table can hold.
+fn micros(raw: &RawValue) -> Option<i64> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Shape {
+        Attribute {
+            #[serde(rename = "N")]
+            n: String,
+        },
+        Text(String),
+        Number(i64),
+    }
+    let micros = match serde_json::from_str(raw.get()).ok()? {
+        Shape::Attribute { n: text } | Shape::Text(text) => text.trim().parse().ok()?,
+        Shape::Number(number) => number,
+    };
+    Timestamp::from_micros(micros).ok().map(Timestamp::micros)
 }
 
 fn attribute(raw: &RawValue) -> Result<Attribute<'_>, String> {
@@ -265,7 +358,7 @@ fn push_number(number: &str, out: &mut String) {
 mod tests {
     use super::*;
 
-    fn text(json: &str) -> Result<Option<String>, String> {
+    fn value(json: &str) -> Result<Option<String>, String> {
         cell(serde_json::from_str(json).expect("json"))
     }
 
@@ -285,19 +378,36 @@ mod tests {
                 Some(r#"{"a":["x",null],"b":12345678901234567890.10}"#),
             ),
         ] {
-            assert_eq!(text(attribute).as_ref().map(Option::as_deref), Ok(expected), "{attribute}");
+            assert_eq!(
+                value(attribute).as_ref().map(Option::as_deref),
+                Ok(expected),
+                "{attribute}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_three_shapes_of_a_write_timestamp_are_read_and_nothing_else() {
+        let read = |json: &str| micros(serde_json::from_str(json).expect("json"));
+        for json in [r#"{"N":"1680109764000000"}"#, r#""1680109764000000""#, "1680109764000000"] {
+            assert_eq!(read(json), Some(1_680_109_764_000_000), "{json}");
+        }
+        for json in
+            [r#"{"S":"1"}"#, r#""soon""#, "1.5", "null", "true", "9223372036854775807", "[]"]
+        {
+            assert_eq!(read(json), None, "{json}");
         }
     }
 
     #[test]
     fn what_is_not_dynamodb_json_is_refused() {
         for attribute in [r#""x""#, r#"{"X":"1"}"#, r#"{"S":1}"#, "{}", r#"{"S":"a","N":"1"}"#] {
-            assert!(text(attribute).is_err(), "{attribute}");
+            assert!(value(attribute).is_err(), "{attribute}");
         }
         let mut deep = r#"{"S":"x"}"#.to_owned();
         for _ in 0..100 {
             deep = format!(r#"{{"L":[{deep}]}}"#);
         }
-        assert!(text(&deep).unwrap_err().contains("nested"));
+        assert!(value(&deep).unwrap_err().contains("nested"));
     }
 }

@@ -105,7 +105,7 @@ impl Lines {
         match self.dataset {
             Dataset::OrderItems => return self.items(lines),
             Dataset::ProductObservations => self.add_products(lines)?,
-            Dataset::Orders | Dataset::Customers => self.add_orders(lines)?,
+            Dataset::Orders | Dataset::Customers | Dataset::Carts => self.add_orders(lines)?,
         }
         Ok(RecordBatch::new_empty(Arc::clone(&self.schema)))
     }
@@ -120,7 +120,9 @@ impl Lines {
         match self.dataset {
             Dataset::OrderItems => {}
             Dataset::ProductObservations => self.end_products(&heads, &best, &mut ended)?,
-            Dataset::Orders | Dataset::Customers => self.end_orders(&heads, &sums, &mut ended)?,
+            Dataset::Orders | Dataset::Customers | Dataset::Carts => {
+                self.end_orders(&heads, &sums, &mut ended)?
+            }
         }
         Ok(ended)
     }

@@ -1,5 +1,5 @@
-//! A shop's own exports as typed rows: RDS snapshot exports, DynamoDB full
-//! exports, CSV and Parquet files.
+//! A shop's own exports as typed rows: RDS snapshot exports, DynamoDB exports
+//! full and incremental, change capture by DMS, CSV and Parquet files.
 //!
 //! [`discover`] lists what lies under the configured places and says, for each
 //! complete export and each [`Dataset`] in it, which files belong to it. It
@@ -14,7 +14,8 @@
 //! - Nothing is guessed and nothing is rounded: a value that does not cast to
 //!   its column's type sends its row to the rejects, with the column, the value
 //!   and the row's bytes.
-//! - Every row that was read is in a batch or in the rejects: `rows_read` says how many.
+//! - Every row that was read is in a batch, in the deletes or in the rejects:
+//!   `rows_read` says how many.
 //! - An export whose manifest is missing, incomplete or disagrees with its files
 //!   is not taken, and a [`Notice`] says so.
 //!
@@ -29,12 +30,17 @@
 //! newest wins" has one answer.
 
 pub mod config;
+pub mod coverage;
 
 mod cast;
+mod changes;
 mod columns;
 mod csv_rows;
+mod dms;
+mod dms_config;
 mod dynamodb;
 mod error;
+mod expect;
 mod fetch;
 mod files;
 mod items;
@@ -78,6 +84,39 @@ pub enum Dataset {
     Customers,
     /// One row a product, as it was when the export was made.
     ProductObservations,
+    /// One row a cart.
+    Carts,
+}
+
+/// What the rows of an export are, taken together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "type")]
+pub enum Content {
+    /// Rows as they were at `exported_at`. What is absent says nothing, but for
+    /// order lines: an order that is there has these lines and no others.
+    #[default]
+    Snapshot,
+    /// The last state of every row that was written in [from, to), each with its time.
+    Window {
+        /// Inclusive.
+        from: Timestamp,
+        /// Exclusive.
+        to: Timestamp,
+    },
+    /// The rows that changes start from: every change stands above it, whatever the clocks say.
+    Load,
+    /// Changes, each with its operation, in the order of their times and then of the file.
+    Changes,
+}
+
+/// How the rows of change capture say what they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeLayout {
+    /// The column of the operation in Parquet, and in CSV with a header; else the first.
+    pub operation_column: String,
+    /// The column of the commit's time, where the task writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_column: Option<String>,
 }
 
 /// One object of an export.
@@ -105,7 +144,8 @@ pub struct InputFile {
 pub enum Format {
     /// Parquet, with decimals and times as text where the database's types had no better.
     Parquet,
-    /// `{"Item":{...}}` lines in DynamoDB JSON, gz.
+    /// `{"Item":{...}}` lines in DynamoDB JSON, of an incremental export
+    /// `{"Metadata":{...},"Keys":{...},"NewImage":{...}}`; gz.
     DynamodbJson,
     /// Separated values, plain, gz or zstd by the file's name.
     Csv(CsvLayout),
@@ -126,6 +166,15 @@ pub struct Export {
     pub format: Format,
     /// Where each column of the table comes from.
     pub columns: std::collections::BTreeMap<String, ColumnMapping>,
+    /// What its rows are, taken together.
+    #[serde(default, skip_serializing_if = "Content::is_snapshot")]
+    pub content: Content,
+    /// Of loads and changes: how rows say what they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ChangeLayout>,
+    /// The table that it is of, where its chain is watched for gaps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
     /// Set where the rows are order lines that make up the dataset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<LinesMapping>,
@@ -140,10 +189,24 @@ pub struct Notice {
     pub source: String,
     /// The export, table or object.
     pub subject: String,
+    /// Whether anything is left out or wrong.
+    #[serde(default)]
+    pub severity: Severity,
     /// What is the matter, and what it means for the tables.
     pub problem: String,
     /// What to do about it.
     pub advice: String,
+}
+
+/// How much a notice matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Something was left out, or may be wrong.
+    #[default]
+    Problem,
+    /// Worth a look, and everything was taken.
+    Remark,
 }
 
 /// What lies under the configured places now.
@@ -160,7 +223,13 @@ pub struct Discovery {
 pub struct SourceChunk {
     /// Rows in the dataset's schema; may be empty.
     pub batch: RecordBatch,
-    /// Rows that were read for this chunk: those of the batch and those rejected.
+    /// The place of each row of `batch` in the export, ascending.
+    pub positions: Vec<i64>,
+    /// Rows that are gone: the columns of the key, and the time; see [`Dataset::delete_schema`].
+    pub deletes: RecordBatch,
+    /// The place of each row of `deletes` in the export, ascending.
+    pub delete_positions: Vec<i64>,
+    /// Rows that were read for this chunk: those of the batch, the deletes and those rejected.
     pub rows_read: u64,
     /// What did not fit.
     pub rejects: Vec<Reject<'static>>,
@@ -173,6 +242,8 @@ pub struct SourceChunk {
 pub struct SourceRows {
     /// Rows in the dataset's schema.
     pub batches: Vec<RecordBatch>,
+    /// Keys of rows that are gone.
+    pub deletes: Vec<RecordBatch>,
     /// Rows that were read.
     pub rows_read: u64,
     /// What did not fit.
@@ -181,29 +252,46 @@ pub struct SourceRows {
     pub notices: Vec<Notice>,
 }
 
-/// Lists the exports that lie under the configured places.
-///
-/// # Errors
-/// [`SourceError`] where a place does not open, or a store does not answer. What
-/// is wrong with one export is a [`Notice`].
-pub async fn discover(lake: &Lake, config: &SourcesConfig) -> Result<Discovery, SourceError> {
+/// Lists the exports that lie under the configured places. What is wrong with one
+/// export is a [`Notice`], and so is a place that does not open or a store that does
+/// not answer: the other sources go on.
+pub async fn discover(lake: &Lake, config: &SourcesConfig) -> Discovery {
     let mut found = Discovery::default();
     for (name, source) in config.iter() {
-        match source {
-            SourceConfig::RdsExport(source) => {
-                rds::discover(lake, name, source, &mut found).await?;
-            }
+        let outcome = match source {
+            SourceConfig::RdsExport(source) => rds::discover(lake, name, source, &mut found).await,
             SourceConfig::DynamodbExport(source) => {
-                dynamodb::discover(lake, name, source, &mut found).await?;
+                dynamodb::discover(lake, name, source, &mut found).await
             }
-            SourceConfig::Files(source) => files::discover(lake, name, source, &mut found).await?,
+            SourceConfig::Dms(source) => dms::discover(lake, name, source, &mut found).await,
+            SourceConfig::Files(source) => files::discover(lake, name, source, &mut found).await,
+        };
+        if let Err(error) = outcome {
+            found.notices.push(unreachable(name, source, &error));
         }
     }
     found.exports.sort_by(|a, b| {
         let order = |e: &Export| (e.exported_at, e.source.clone(), e.export_id.clone(), e.dataset);
         order(a).cmp(&order(b))
     });
-    Ok(found)
+    found
+}
+
+/// A source of which nothing more can be taken now.
+fn unreachable(name: &str, source: &SourceConfig, error: &SourceError) -> Notice {
+    let mut problem = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        problem = format!("{problem}: {error}");
+        cause = error.source();
+    }
+    Notice {
+        source: name.to_owned(),
+        subject: source.path().to_owned(),
+        severity: Severity::Problem,
+        problem: format!("{problem}; nothing more of it is taken"),
+        advice: "the next run tries again; what was taken before stays".to_owned(),
+    }
 }
 
 impl Export {
@@ -218,7 +306,30 @@ impl Export {
     }
 }
 
+impl Content {
+    /// Its name in `source_exports`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Snapshot => "snapshot",
+            Self::Window { .. } => "window",
+            Self::Load => "load",
+            Self::Changes => "changes",
+        }
+    }
+
+    const fn is_snapshot(&self) -> bool {
+        matches!(self, Self::Snapshot)
+    }
+}
+
 impl Dataset {
+    /// The columns of a delete: the key, and when it was.
+    #[must_use]
+    pub fn delete_schema(self) -> SchemaRef {
+        columns::delete_schema(self)
+    }
+
     /// The columns that a source fills: the table's, without `dt`.
     #[must_use]
     pub fn schema(self) -> SchemaRef {
@@ -226,8 +337,29 @@ impl Dataset {
     }
 
     /// Every dataset.
-    pub const ALL: [Self; 4] =
-        [Self::Orders, Self::OrderItems, Self::Customers, Self::ProductObservations];
+    pub const ALL: [Self; 5] =
+        [Self::Orders, Self::OrderItems, Self::Customers, Self::ProductObservations, Self::Carts];
+
+    /// The columns that tell its rows apart, whenever something was said of them.
+    #[must_use]
+    pub const fn key(self) -> &'static [&'static str] {
+        match self {
+            Self::Orders => &["order_id"],
+            Self::OrderItems => &["order_id", "line"],
+            Self::Customers => &["customer_id"],
+            Self::ProductObservations => &["product_id"],
+            Self::Carts => &["cart_id"],
+        }
+    }
+
+    /// The column of the time at which its row was like this.
+    #[must_use]
+    pub const fn time_column(self) -> &'static str {
+        match self {
+            Self::ProductObservations => "observed_at",
+            _ => "exported_at",
+        }
+    }
 
     /// The table that its rows go to.
     #[must_use]
@@ -237,6 +369,7 @@ impl Dataset {
             Self::OrderItems => "order_items",
             Self::Customers => "customers",
             Self::ProductObservations => "product_observations",
+            Self::Carts => "carts",
         }
     }
 

@@ -9,7 +9,7 @@ use clickmill_schemas::{Reject, RejectReason};
 use super::cast::Empty;
 use super::lines::Lines;
 use super::rows::{Input, LineNumbers, Plan, Typed, reject};
-use super::{Export, Format, InputFile, Notice, SourceChunk, SourceError, columns};
+use super::{Export, Format, InputFile, Notice, Severity, SourceChunk, SourceError, columns};
 
 /// Turns the rows of one export, file after file, into chunks.
 pub(super) struct Processor {
@@ -17,6 +17,8 @@ pub(super) struct Processor {
     plan: Plan,
     numbers: LineNumbers,
     lines: Option<Lines>,
+    /// The place in the export of the next row.
+    next: i64,
 }
 
 impl Processor {
@@ -31,7 +33,7 @@ impl Processor {
             problem,
         })?;
         let lines = export.lines.is_some().then(|| Lines::new(&export));
-        Ok(Self { export, plan, numbers: LineNumbers::default(), lines })
+        Ok(Self { export, plan, numbers: LineNumbers::default(), lines, next: 0 })
     }
 
     pub(super) fn export(&self) -> &Export {
@@ -50,18 +52,33 @@ impl Processor {
     ) -> Result<SourceChunk, SourceError> {
         let dataset = self.export.dataset;
         let failed = |source: ArrowError| SourceError::Batch { dataset, source };
-        let Typed { batch, mut rejects } =
+        let Typed { batch, rows, deletes, delete_rows, mut rejects } =
             self.plan.apply(input, &self.export.source, &mut self.numbers).map_err(failed)?;
         let rows_read = (input.rows + malformed.len()) as u64;
+        let first = self.next;
+        self.next += rows_read as i64;
+        let places = |rows: Vec<usize>| rows.into_iter().map(|row| first + row as i64).collect();
         rejects.extend(malformed);
         if !self.export.reports_rejects() {
             rejects.clear();
         }
-        let batch = match &mut self.lines {
-            None => batch,
-            Some(lines) => lines.add(&batch).map_err(failed)?,
+        let (batch, positions): (_, Vec<i64>) = match &mut self.lines {
+            None => (batch, places(rows)),
+            Some(lines) => {
+                let made = lines.add(&batch).map_err(failed)?;
+                let positions = (first..).take(made.num_rows()).collect();
+                (made, positions)
+            }
         };
-        Ok(SourceChunk { batch, rows_read, rejects, notices: Vec::new() })
+        Ok(SourceChunk {
+            batch,
+            positions,
+            deletes,
+            delete_positions: places(delete_rows),
+            rows_read,
+            rejects,
+            notices: Vec::new(),
+        })
     }
 
     /// What becomes known only at the end of a file.
@@ -81,7 +98,12 @@ impl Processor {
                 self.reject(file, &place, RejectReason::BadValue, detail, order.as_bytes())
             })
             .collect();
-        let mut chunks: Vec<_> = ended.batches.into_iter().map(chunk_of).collect();
+        let mut chunks = Vec::new();
+        for batch in ended.batches {
+            let positions: Vec<i64> = (self.next..).take(batch.num_rows()).collect();
+            self.next += batch.num_rows() as i64;
+            chunks.push(SourceChunk { batch, positions, ..self.nothing() });
+        }
         chunks.push(SourceChunk { rejects, ..self.nothing() });
         Ok(chunks)
     }
@@ -101,6 +123,7 @@ impl Processor {
         let notice = Notice {
             source: self.export.source.clone(),
             subject: file.object(),
+            severity: Severity::Problem,
             problem,
             advice: advice.to_owned(),
         };
@@ -120,10 +143,15 @@ impl Processor {
     }
 
     fn nothing(&self) -> SourceChunk {
-        chunk_of(RecordBatch::new_empty(columns::schema(self.export.dataset)))
+        let dataset = self.export.dataset;
+        SourceChunk {
+            batch: RecordBatch::new_empty(columns::schema(dataset)),
+            positions: Vec::new(),
+            deletes: RecordBatch::new_empty(columns::delete_schema(dataset)),
+            delete_positions: Vec::new(),
+            rows_read: 0,
+            rejects: Vec::new(),
+            notices: Vec::new(),
+        }
     }
-}
-
-fn chunk_of(batch: RecordBatch) -> SourceChunk {
-    SourceChunk { batch, rows_read: 0, rejects: Vec::new(), notices: Vec::new() }
 }

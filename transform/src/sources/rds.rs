@@ -21,7 +21,7 @@ use super::config::{ExportSource, TableMapping};
 use super::place::{Place, modified};
 use super::rows::Plan;
 use super::value::Rule;
-use super::{Dataset, Discovery, Export, Format, Notice, SourceError};
+use super::{Content, Dataset, Discovery, Export, Format, Notice, Severity, SourceError};
 
 /// What a source without any section of a dataset looks for. Catalogs are taken
 /// where they are there, and not missed where not.
@@ -45,6 +45,13 @@ pub(super) async fn discover(
         })
         .collect();
     notices.report_loose_files(&place, &objects, &infos);
+    if infos.is_empty() && source.mappings().next().is_some() {
+        notices.say(
+            &source.path,
+            "there is no export with an export_info_*.json; nothing is taken",
+            "export a snapshot there, or correct its path; what was taken before stays",
+        );
+    }
     for (folder, (export_id, meta)) in infos {
         let subject = place.shown(meta.location.as_ref());
         let Some(info) = json(&place, meta).await? else {
@@ -181,6 +188,9 @@ impl Found<'_> {
             exported_at: self.exported_at,
             format: Format::Parquet,
             columns: mapping.columns.clone(),
+            content: Content::Snapshot,
+            changes: None,
+            table: None,
             lines: None,
             files: table.files.iter().map(|meta| place.file(meta)).collect(),
         };
@@ -289,6 +299,7 @@ impl Notices<'_> {
         self.list.push(Notice {
             source: self.source.to_owned(),
             subject: subject.to_owned(),
+            severity: Severity::Problem,
             problem: problem.to_owned(),
             advice: advice.to_owned(),
         });

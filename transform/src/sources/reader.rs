@@ -10,9 +10,10 @@ use parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use tokio::sync::mpsc;
 
 use super::cast::Cells;
+use super::changes::{self, ChangeReader};
 use super::fetch::{Body, Fault, Pinned, Stores, decompressed, take_failure};
 use super::process::Processor;
-use super::rows::{Input, row_as_json};
+use super::rows::{Changes, Input, row_as_json};
 use super::{
     BATCH_ROWS, Export, Format, InputFile, SourceChunk, SourceError, SourceRows, csv_rows, items,
 };
@@ -58,6 +59,9 @@ pub async fn read(lake: &Lake, export: &Export) -> Result<SourceRows, SourceErro
         rows.notices.extend(chunk.notices);
         if chunk.batch.num_rows() > 0 {
             rows.batches.push(chunk.batch);
+        }
+        if chunk.deletes.num_rows() > 0 {
+            rows.deletes.push(chunk.deletes);
         }
     }
     Ok(rows)
@@ -151,7 +155,18 @@ async fn parquet_file(
     let there: Vec<String> =
         builder.schema().fields().iter().map(|field| field.name().clone()).collect();
     let wanted = processor.plan().resolve(&there).map_err(Fault::Damaged)?;
-    let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().copied().flatten());
+    let export = processor.export();
+    let marks = match &export.changes {
+        None => None,
+        Some(layout) => {
+            let columns = changes::columns_of(layout, &export.content, &there);
+            let reader = ChangeReader::new(&export.content).map_err(Fault::Damaged)?;
+            Some((reader, columns.map_err(Fault::Damaged)?))
+        }
+    };
+    let marked = marks.iter().flat_map(|(_, at)| [at.operation, at.time]);
+    let roots = wanted.iter().copied().chain(marked).flatten();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
     let mut batches =
         builder.with_batch_size(BATCH_ROWS).with_projection(mask).build().map_err(Fault::from)?;
     let mut first_row = 1;
@@ -164,6 +179,21 @@ async fn parquet_file(
             let cells = batch.columns().iter().map(Cells::new).collect::<Result<Vec<_>, _>>();
             cells.map_or_else(|_| Vec::new(), |cells| row_as_json(&names, &cells, row))
         };
+        let changes = match &marks {
+            None => None,
+            Some((reader, at)) => {
+                let cells = |at: Option<usize>| array(&at).map(|a| Cells::new(&a)).transpose();
+                let marks = cells(at.operation).and_then(|op| Ok((op, cells(at.time)?)));
+                let (operations, times) = marks.map_err(|e| Fault::Damaged(e.to_string()))?;
+                let text = |cells: &Option<Cells>, row| cells.as_ref().and_then(|c| c.display(row));
+                let mut changes = Changes::default();
+                for row in 0..batch.num_rows() {
+                    let (operation, time) = (text(&operations, row), text(&times, row));
+                    reader.push(&mut changes, operation.as_deref(), time.as_deref());
+                }
+                Some(changes)
+            }
+        };
         let chunk = processor.rows(
             &Input {
                 arrays: wanted.iter().map(array).collect(),
@@ -171,6 +201,7 @@ async fn parquet_file(
                 number: &|row| first_row + row as u64,
                 file,
                 raw: &raw,
+                changes,
             },
             Vec::new(),
         )?;

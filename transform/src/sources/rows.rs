@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, StringArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, Int32Array, StringArray, TimestampMicrosecondArray, UInt64Array,
 };
-use arrow::compute::{filter_record_batch, is_null, kernels::zip::zip};
+use arrow::compute::{is_null, kernels::zip::zip, take_record_batch};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -31,6 +31,10 @@ const MAX_REJECT_BYTES: usize = 1024 * 1024;
 pub(super) struct Plan {
     columns: Vec<PlanColumn>,
     schema: SchemaRef,
+    delete_schema: SchemaRef,
+    key: &'static [&'static str],
+    /// Whether a missing line number is counted.
+    counts_lines: bool,
     empty: Empty,
     section: String,
     exported_at: i64,
@@ -40,6 +44,8 @@ pub(super) struct Plan {
 struct PlanColumn {
     name: &'static str,
     required: bool,
+    /// Part of the dataset's key: what a delete needs.
+    is_key: bool,
     rule: Rule,
     origin: Origin,
 }
@@ -70,12 +76,31 @@ pub(super) struct Input<'a> {
     pub file: &'a InputFile,
     /// The bytes of a row, for its reject.
     pub raw: &'a dyn Fn(usize) -> Vec<u8>,
+    /// Set where rows are changes.
+    pub changes: Option<Changes>,
+}
+
+/// What rows of changes say beside their columns; as many entries as rows.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// True for a row that is gone.
+    pub deleted: Vec<bool>,
+    /// When it changed, in microseconds; `None`: at the export's time.
+    pub at: Vec<Option<i64>>,
+    /// Rows that do not say what they are, each with the reason.
+    pub faults: Vec<(usize, String)>,
 }
 
 /// The same rows, typed.
 pub(super) struct Typed {
     /// Rows that fit, in the plan's schema.
     pub batch: RecordBatch,
+    /// Which rows of the input those are.
+    pub rows: Vec<usize>,
+    /// Keys and times of rows that are gone.
+    pub deletes: RecordBatch,
+    /// Which rows of the input those are.
+    pub delete_rows: Vec<usize>,
     /// Rows that do not.
     pub rejects: Vec<Reject<'static>>,
 }
@@ -86,6 +111,9 @@ impl Plan {
         let mut plan = Self {
             columns: Vec::new(),
             schema: Arc::new(Schema::empty()),
+            delete_schema: columns::delete_schema(export.dataset),
+            key: export.dataset.key(),
+            counts_lines: export.content.is_snapshot(),
             empty,
             section: format!("[sources.{}.{}.columns]", export.source, export.section()),
             exported_at: export.exported_at.micros(),
@@ -131,7 +159,8 @@ impl Plan {
             (None, None, _) => Origin::SameName,
         };
         let rule = Rule::new(kind, rule).map_err(|problem| format!("{name}: {problem}"))?;
-        self.columns.push(PlanColumn { name, required, rule, origin });
+        let is_key = self.key.contains(&name);
+        self.columns.push(PlanColumn { name, required, is_key, rule, origin });
         Ok(())
     }
 
@@ -145,6 +174,11 @@ impl Plan {
                 _ => None,
             })
             .collect()
+    }
+
+    /// Which of the columns are of the key: all that a delete says.
+    pub(super) fn keys(&self) -> Vec<bool> {
+        self.columns.iter().map(|column| column.is_key).collect()
     }
 
     /// The position of the column that each of ours reads, given those that are
@@ -166,8 +200,10 @@ impl Plan {
             .map(|column| {
                 let (name, must_be) = match &column.origin {
                     Origin::Named(name) => (name.as_str(), true),
-                    // A missing line number is counted.
-                    Origin::SameName => (column.name, column.required && column.name != "line"),
+                    Origin::SameName => {
+                        let is_counted = column.name == "line" && self.counts_lines;
+                        (column.name, column.required && !is_counted)
+                    }
                     _ => return Ok(None),
                 };
                 let found = find(name);
@@ -192,15 +228,22 @@ impl Plan {
         lines: &mut LineNumbers,
     ) -> Result<Typed, ArrowError> {
         let mut faults: HashMap<usize, (RejectReason, String)> = HashMap::new();
+        for (row, problem) in input.changes.iter().flat_map(|changes| &changes.faults) {
+            faults.insert(*row, (RejectReason::Malformed, problem.clone()));
+        }
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(self.columns.len());
         let mut uncounted = None;
+        let deleted = |row: usize| {
+            input.changes.as_ref().and_then(|c| c.deleted.get(row)).copied().unwrap_or(false)
+        };
         for (at, column) in self.columns.iter().enumerate() {
             let given = input.arrays.get(at).and_then(Option::as_ref);
-            let made = self.made(column, input.rows);
+            let made = self.made(column, input);
+            let matters = |row: usize| column.is_key || !deleted(row);
             let array = match (given, made) {
                 (Some(array), made) => {
                     let cast = cast(array, &column.rule, self.empty)?;
-                    for (row, reason) in cast.bad {
+                    for (row, reason) in cast.bad.into_iter().filter(|(row, _)| matters(*row)) {
                         let detail = format!("column {}: {reason}", column.name);
                         faults.entry(row).or_insert((RejectReason::BadValue, detail));
                     }
@@ -222,18 +265,27 @@ impl Plan {
                     ),
                 },
             };
-            if column.name == "line" && given.is_none() && array.null_count() == array.len() {
+            let is_absent = given.is_none() && array.null_count() == array.len();
+            if column.name == "line" && is_absent && self.counts_lines {
                 uncounted = Some(at);
             } else if column.required && array.null_count() > 0 {
-                for row in (0..input.rows).filter(|row| array.is_null(*row)) {
-                    let detail = format!("column {}: there is no value", column.name);
+                for row in (0..input.rows).filter(|row| array.is_null(*row) && matters(*row)) {
+                    let detail = match deleted(row) {
+                        false => format!("column {}: there is no value", column.name),
+                        true => format!(
+                            "column {}: the delete does not say it; let deletes carry the old \
+                             row (DynamoDB: NEW_AND_OLD_IMAGES)",
+                            column.name
+                        ),
+                    };
                     faults.entry(row).or_insert((RejectReason::MissingField, detail));
                 }
             }
             arrays.push(array);
         }
-        let keep: BooleanArray =
-            (0..input.rows).map(|row| Some(!faults.contains_key(&row))).collect();
+        let fits = |row: &usize| !faults.contains_key(row);
+        let (delete_rows, kept_rows): (Vec<usize>, Vec<usize>) =
+            (0..input.rows).filter(fits).partition(|row| deleted(*row));
         let loose = Schema::new(
             self.schema
                 .fields()
@@ -242,7 +294,9 @@ impl Plan {
                 .collect::<Vec<_>>(),
         );
         let all = RecordBatch::try_new(Arc::new(loose), arrays)?;
-        let kept = if faults.is_empty() { all } else { filter_record_batch(&all, &keep)? };
+        let deletes = self.deletes(&all, &delete_rows)?;
+        let kept =
+            if kept_rows.len() == all.num_rows() { all } else { take_rows(&all, &kept_rows)? };
         let mut arrays = kept.columns().to_vec();
         if let Some(at) = uncounted {
             let orders = kept
@@ -270,22 +324,41 @@ impl Plan {
                 )
             })
             .collect();
-        Ok(Typed { batch, rejects })
+        Ok(Typed { batch, rows: kept_rows, deletes, delete_rows, rejects })
+    }
+
+    /// The keys and times of these rows.
+    fn deletes(&self, all: &RecordBatch, rows: &[usize]) -> Result<RecordBatch, ArrowError> {
+        if rows.is_empty() {
+            return Ok(RecordBatch::new_empty(Arc::clone(&self.delete_schema)));
+        }
+        let names = self.delete_schema.fields().iter();
+        let columns = names.map(|field| all.schema().index_of(field.name()));
+        let columns = columns.collect::<Result<Vec<_>, _>>()?;
+        let taken = take_rows(&all.project(&columns)?, rows)?;
+        RecordBatch::try_new(Arc::clone(&self.delete_schema), taken.columns().to_vec())
     }
 
     /// What the export itself says, where the column is one of those.
-    fn made(&self, column: &PlanColumn, rows: usize) -> Option<ArrayRef> {
+    fn made(&self, column: &PlanColumn, input: &Input<'_>) -> Option<ArrayRef> {
         match (&column.origin, column.name) {
             (Origin::ExportedAt, _) | (Origin::Named(_), "exported_at" | "observed_at") => {
-                let times = TimestampMicrosecondArray::from(vec![self.exported_at; rows]);
+                let own = |row: usize| *input.changes.as_ref()?.at.get(row)?;
+                let times = (0..input.rows).map(|row| own(row).unwrap_or(self.exported_at));
+                let times = TimestampMicrosecondArray::from_iter_values(times);
                 Some(Arc::new(times.with_timezone("UTC")))
             }
             (Origin::ExportId, _) => {
-                Some(Arc::new(StringArray::from(vec![self.export_id.as_str(); rows])))
+                Some(Arc::new(StringArray::from(vec![self.export_id.as_str(); input.rows])))
             }
             _ => None,
         }
     }
+}
+
+fn take_rows(all: &RecordBatch, rows: &[usize]) -> Result<RecordBatch, ArrowError> {
+    let rows = rows.iter().map(|row| *row as u64);
+    take_record_batch(all, &UInt64Array::from_iter_values(rows))
 }
 
 /// Numbers the lines of each order by appearance, from 1, over a whole export.

@@ -1,4 +1,4 @@
-//! DynamoDB full exports.
+//! DynamoDB exports, full and incremental.
 
 use clickmill_transform::sources::{Dataset, read};
 use serde_json::json;
@@ -175,7 +175,7 @@ async fn an_export_is_taken_only_when_its_manifests_are_there_and_agree() {
             shop.write(&format!("{FOLDER}/manifest-files.checksum"), md5_base64(one.as_bytes()));
         }),
         ("format ION", |shop| Export { format: "ION", ..Export::default() }.write(shop, FOLDER)),
-        ("incremental", |shop| {
+        ("are no window", |shop| {
             Export { kind: "INCREMENTAL_EXPORT", ..Export::default() }.write(shop, FOLDER);
         }),
     ];

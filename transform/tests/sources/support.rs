@@ -32,7 +32,7 @@ impl Shop {
     }
 
     pub async fn find(&self, config: &str) -> Discovery {
-        discover(&self.lake, &self.config(config)).await.unwrap()
+        discover(&self.lake, &self.config(config)).await
     }
 
     /// `FOLDER` in the text stands for the shop's folder.

@@ -75,7 +75,7 @@ pub enum DeliverError {
         subject: String,
         /// The lake's word.
         #[source]
-        source: LakeError,
+        source: Box<LakeError>,
     },
     /// The leases could not be read or changed.
     #[error("cannot share the stream's shards with other workers")]
@@ -91,7 +91,7 @@ impl DeliverError {
         match self {
             Self::Lease(LeaseError::Request { .. }) => true,
             Self::Lake { source, .. } => {
-                matches!(source, LakeError::Store { .. } | LakeError::LostRace { .. })
+                matches!(**source, LakeError::Store { .. } | LakeError::LostRace { .. })
             }
             _ => false,
         }

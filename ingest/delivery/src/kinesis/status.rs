@@ -195,5 +195,5 @@ async fn lag(
 }
 
 fn lake_error(subject: &str, source: LakeError) -> DeliverError {
-    DeliverError::Lake { subject: subject.to_owned(), source }
+    DeliverError::Lake { subject: subject.to_owned(), source: Box::new(source) }
 }

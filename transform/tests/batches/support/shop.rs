@@ -41,6 +41,8 @@ pub struct Shop {
     /// What runs bring up to date, with what it is derived from; `None`: everything.
     pub tables: Option<Vec<String>>,
     landed: u64,
+    /// The `[sources]` of its configuration; `FOLDER` stands for the folder of exports.
+    pub sources: &'static str,
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -60,19 +62,29 @@ pub fn at(text: &str) -> Timestamp {
     Timestamp::parse(text).expect("a time")
 }
 
+/// A shop with other sources, whose folders are there and empty.
+pub async fn shop(sources: &'static str) -> Shop {
+    let shop = Shop { sources, ..Shop::new().await };
+    let paths = sources.split("\"FOLDER/").skip(1).filter_map(|rest| rest.split('"').next());
+    for path in paths {
+        std::fs::create_dir_all(shop.exports.path().join(path)).expect("a folder");
+    }
+    shop
+}
+
 impl Shop {
     pub async fn new() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let exports = Arc::new(tempfile::tempdir().expect("a folder"));
         let lake = Lake::open(&folder.path().display().to_string()).await.expect("opens");
-        Self { folder, exports, lake, tables: None, landed: 0 }
+        Self { folder, exports, lake, tables: None, landed: 0, sources: SOURCES }
     }
 
     /// A copy of the lake as it is now, with the same exports.
     pub async fn fork(&self) -> Self {
         let copy = Self { exports: Arc::clone(&self.exports), ..Self::new().await };
         copy_folder(self.folder.path(), copy.folder.path());
-        Self { landed: self.landed, tables: self.tables.clone(), ..copy }
+        Self { landed: self.landed, tables: self.tables.clone(), sources: self.sources, ..copy }
     }
 
     /// Lands events in one commit.
@@ -108,8 +120,23 @@ impl Shop {
         std::fs::write(self.exports.path().join(name), csv).expect("writes");
     }
 
+    /// Writes a file into the folder of exports.
+    pub fn write(&self, path: &str, bytes: impl AsRef<[u8]>) {
+        let path = self.exports.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, bytes).expect("writes");
+    }
+
+    /// Removes a file from the folder of exports, and gives it back.
+    pub fn take_away(&self, path: &str) -> Vec<u8> {
+        let path = self.exports.path().join(path);
+        let bytes = std::fs::read(&path).expect("reads");
+        std::fs::remove_file(path).expect("removes");
+        bytes
+    }
+
     pub fn options(&self) -> RunOptions {
-        let text = SOURCES.replace("FOLDER", &self.exports.path().display().to_string());
+        let text = self.sources.replace("FOLDER", &self.exports.path().display().to_string());
         let sources: SourcesConfig = toml::from_str(&text).expect("a configuration");
         let tables = self.tables.clone();
         RunOptions { tables, parallelism: 2, sources, ..RunOptions::default() }

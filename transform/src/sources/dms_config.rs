@@ -1,0 +1,117 @@
+//! `kind = "dms"` of the configuration.
+
+use std::collections::BTreeMap;
+
+use clickmill_schemas::tables::Kind;
+use serde::{Deserialize, Serialize};
+
+use super::Dataset;
+use super::config::{ColumnMapping, Expect, check_columns, comma};
+use super::value::Rule;
+
+/// Full loads and change capture that DMS wrote to S3.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DmsSource {
+    /// The folder above the schemas' folders.
+    pub path: String,
+    /// Of a CSV: what stands between the values, one ASCII character (`CsvDelimiter`).
+    #[serde(default = "comma")]
+    pub delimiter: char,
+    /// Of a CSV: whether the first row names the columns (`AddColumnName`).
+    #[serde(default)]
+    pub header: bool,
+    /// Of a CSV: what stands for NULL (`CsvNullValue`), beside nothing at all.
+    #[serde(default = "null_text")]
+    pub null: String,
+    /// The column of I, U or D in Parquet and in a CSV with a header; without one it is
+    /// the first field.
+    #[serde(default = "op")]
+    pub operation_column: String,
+    /// The column of the commit's time (`TimestampColumnName`), where the task writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_column: Option<String>,
+    /// When the full load was made; by default when its files were last written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loaded_at: Option<String>,
+    /// The table that holds the orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orders: Option<DmsMapping>,
+    /// The table that holds the orders' lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_items: Option<DmsMapping>,
+    /// The table that holds the customers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customers: Option<DmsMapping>,
+    /// The table that holds the catalog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<DmsMapping>,
+    /// The table that holds the carts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carts: Option<DmsMapping>,
+    /// What would be strange of it.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+/// One table of change capture.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DmsMapping {
+    /// Its name: `schema.table` or `table`; by default the name of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// Of a CSV without a header: its fields in order, after the operation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// Our column = theirs. A column that is not named comes from the one with its own name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, ColumnMapping>,
+}
+
+impl DmsSource {
+    /// The datasets with a section of their own.
+    pub(super) fn mappings(&self) -> impl Iterator<Item = (Dataset, &DmsMapping)> {
+        [
+            (Dataset::Orders, &self.orders),
+            (Dataset::OrderItems, &self.order_items),
+            (Dataset::Customers, &self.customers),
+            (Dataset::ProductObservations, &self.products),
+            (Dataset::Carts, &self.carts),
+        ]
+        .into_iter()
+        .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        if !self.delimiter.is_ascii() {
+            return Err(format!("] delimiter `{}` is not one ASCII character", self.delimiter));
+        }
+        if let Some(text) = &self.loaded_at {
+            let rule = Rule::new(Kind::Timestamp, None)?;
+            rule.time(text).map_err(|problem| format!("] loaded_at: {problem}"))?;
+        }
+        for (dataset, mapping) in self.mappings() {
+            let section = dataset.section();
+            if let Some(name) = super::dms::twice(&mapping.names) {
+                return Err(format!(".{section}] names `{name}` twice"));
+            }
+            let time = self.time_column.as_deref().filter(|_| !mapping.names.is_empty());
+            if let Some(time) = time.filter(|time| !mapping.names.iter().any(|n| n == time)) {
+                return Err(format!(
+                    ".{section}] names lacks `{time}`, the time_column: give it where it stands"
+                ));
+            }
+            check_columns(section, &[dataset], &mapping.columns)?;
+        }
+        Ok(())
+    }
+}
+
+fn null_text() -> String {
+    "NULL".to_owned()
+}
+
+fn op() -> String {
+    "Op".to_owned()
+}

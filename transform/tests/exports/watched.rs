@@ -1,0 +1,116 @@
+//! Is what is strange of a source told, without ever emptying a table?
+
+use serde_json::{Value, json};
+
+use crate::formats::Dynamo;
+use crate::shop::{Shop, at, shop};
+
+const SOURCES: &str = r#"
+[dynamo]
+kind = "dynamodb-export"
+path = "FOLDER/dynamodb"
+[dynamo.products]
+[dynamo.expect]
+every = "36h"
+"#;
+
+fn products(count: usize, price: usize) -> Vec<Value> {
+    let item = |number: usize| json!({"product_id": {"S": format!("p{number}")}, "price": {"N": price.to_string()}});
+    (0..count).map(item).collect()
+}
+
+async fn told(shop: &Shop) -> Vec<String> {
+    let report = shop.run_tables(&["products"]).await;
+    let texts = report.notices.iter().map(|notice| format!("{:?} {notice}", notice.severity));
+    // The clock is none of these tests' business.
+    texts.filter(|text| !text.contains("hours old")).collect()
+}
+
+#[tokio::test]
+async fn a_full_export_that_is_suddenly_much_smaller_is_told_and_taken_and_removes_nothing() {
+    let shop = shop(SOURCES).await;
+    let day = |day: u32| at(&format!("2026-03-{day:02}T00:00:00Z"));
+    Dynamo::full("01", "products", day(1), products(100, 1)).write(&shop);
+    assert_eq!(told(&shop).await, Vec::<String>::new());
+    // Half is not less than half.
+    Dynamo::full("02", "products", day(2), products(50, 2)).write(&shop);
+    assert_eq!(told(&shop).await, Vec::<String>::new());
+    Dynamo::full("03", "products", day(3), products(24, 3)).write(&shop);
+    let notices = told(&shop).await;
+    assert_eq!(notices.len(), 1, "{notices:#?}");
+    assert!(
+        notices[0].starts_with("Problem") && notices[0].contains("it has 24 rows"),
+        "{notices:#?}"
+    );
+    Dynamo::full("04", "products", day(4), Vec::new()).write(&shop);
+    let notices = told(&shop).await;
+    assert!(notices.len() == 1 && notices[0].contains("it has 0 rows"), "{notices:#?}");
+    // Which exports there were does not hang on the order in which they came.
+    let prices = "SELECT price, count(*) FROM products WHERE valid_to IS NULL GROUP BY price";
+    assert_eq!(shop.sql(prices).await, ["1.0000|50", "2.0000|26", "3.0000|24"]);
+    assert_eq!(
+        shop.sql("SELECT export_id, rows_read, rows_taken, rows_rejected FROM source_exports")
+            .await,
+        ["01|100|100|0", "02|50|50|0", "03|24|24|0", "04|0|0|0"]
+    );
+}
+
+#[tokio::test]
+async fn an_export_that_says_the_very_same_is_remarked_whatever_the_order_of_its_rows() {
+    let shop = shop(SOURCES).await;
+    Dynamo::full("01", "products", at("2026-03-01T00:00:00Z"), products(9, 1)).write(&shop);
+    assert_eq!(told(&shop).await, Vec::<String>::new());
+    let mut again = products(9, 1);
+    again.reverse();
+    Dynamo::full("02", "products", at("2026-03-02T00:00:00Z"), again).write(&shop);
+    let notices = told(&shop).await;
+    assert_eq!(notices.len(), 1, "{notices:#?}");
+    assert!(
+        notices[0].starts_with("Remark") && notices[0].contains("nothing changed"),
+        "{notices:#?}"
+    );
+    let mut other = products(8, 1);
+    other.extend(products(1, 2));
+    Dynamo::full("03", "products", at("2026-03-03T00:00:00Z"), other).write(&shop);
+    assert_eq!(told(&shop).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_source_that_is_missing_or_has_nothing_new_for_long_is_told() {
+    let shop = shop(SOURCES).await;
+    let notices = told(&shop).await;
+    assert!(
+        notices.len() == 1 && notices[0].contains("no export of the table `products`"),
+        "{notices:#?}"
+    );
+    let export = Dynamo::full("01", "products", at("2026-03-01T00:00:00Z"), products(9, 1));
+    export.write(&shop);
+    let report = shop.run_tables(&["products"]).await;
+    assert_eq!(report.notices.len(), 1, "{:#?}", report.notices);
+    assert!(report.notices[0].problem.contains("the newest export is of 2026-03-01T00:00:00"));
+    // Gone again: told, and the table keeps its rows.
+    shop.take_away(&format!("{}/manifest-summary.json", export.folder()));
+    let notices = told(&shop).await;
+    assert!(notices.iter().any(|text| text.contains("no manifest-summary.json")), "{notices:#?}");
+    assert_eq!(shop.sql("SELECT count(*) FROM products").await, ["9"]);
+}
+
+#[tokio::test]
+async fn a_source_that_cannot_be_reached_is_told_and_the_others_go_on() {
+    let sources = r#"
+[dynamo]
+kind = "dynamodb-export"
+path = "FOLDER/dynamodb"
+[dynamo.products]
+[unplugged]
+kind = "dms"
+path = "/no/such/folder/of-clickmill"
+[unplugged.orders]
+"#;
+    let shop = shop(sources).await;
+    Dynamo::full("01", "products", at("2026-03-01T00:00:00Z"), products(3, 1)).write(&shop);
+    let notices = told(&shop).await;
+    assert_eq!(notices.len(), 1, "{notices:#?}");
+    assert!(notices[0].starts_with("Problem source `unplugged`"), "{notices:#?}");
+    assert_eq!(shop.sql("SELECT count(*) FROM products").await, ["3"]);
+}
