@@ -52,7 +52,8 @@ class Image(support.Case):
         (layout,) = re.findall(r"^RUN (mkdir .+)$", text, re.MULTILINE)
         subprocess.run(["sh", "-ec", layout.replace("/rootfs", str(root))], cwd=source, check=True)
         (owner,) = re.findall(r"^COPY --from=build --chown=(\d+:\d+) /rootfs /$", text, re.MULTILINE)
-        (user,), (place,) = (re.findall(rf"^{word} (\S+)$", text, re.MULTILINE) for word in ("USER", "WORKDIR"))
+        last_stage = text.rpartition("\nFROM ")[2]
+        (user,), (place,) = (re.findall(rf"^{word} (\S+)$", last_stage, re.MULTILINE) for word in ("USER", "WORKDIR"))
         (volume,) = re.findall(r"^VOLUME (\S+)$", text, re.MULTILINE)
         self.assertEqual((user, volume), (owner, place))
         (entry,) = json.loads(re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)[0])
