@@ -155,7 +155,7 @@ struct OpenObject {
 /// The lines of an open object.
 enum Body {
     Plain(Vec<u8>),
-    Gzip(GzEncoder<Vec<u8>>),
+    Gzip(Box<GzEncoder<Vec<u8>>>),
 }
 
 impl RawWriter {
@@ -310,7 +310,7 @@ impl Body {
                 lines.extend_from_slice(line);
                 lines.push(b'\n');
                 if lines.len() >= PLAIN_BYTES {
-                    *self = Self::Gzip(compressed(lines)?);
+                    *self = Self::Gzip(Box::new(compressed(lines)?));
                 }
                 Ok(())
             }

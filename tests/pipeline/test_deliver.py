@@ -8,6 +8,7 @@ merge under load. Each raw object is one PUT, so the rows of multipart uploads h
 
 import base64
 import collections
+import concurrent.futures
 import contextlib
 import datetime
 import hashlib
@@ -15,7 +16,6 @@ import json
 import pathlib
 import random
 import re
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -408,14 +408,14 @@ class Memory(deliveries.Deliver):
 
     def peak(self, stream, memory, lake):
         """Peak RSS in MiB of a run that nothing but the budget makes cut."""
-        self.settings("target_megabytes = 10000\nmax_age_seconds = 3600\nidle_seconds = 3600\n"
-                      f"memory_megabytes = {memory}\n")
+        config = self.folder / f"{memory}.toml"
+        config.write_text("[deliver]\ntarget_megabytes = 10000\nmax_age_seconds = 3600\nidle_seconds = 3600\n"
+                          f"memory_megabytes = {memory}\n", encoding="utf-8")
         # The test server takes large records slowly: the proxy makes small ones large on their way.
         proxy = self.proxied(support.KINESIS)
         proxy.inject(*[faults.Alter(answer=grown)] * 1_000, operation="GetRecords")
-        process = subprocess.Popen([support.BIN, *map(str, self.arguments(stream, "--once", lake=lake))],
-                                   env=support.environment(AWS_ENDPOINT_URL_KINESIS=proxy.url), cwd=self.folder,
-                                   stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = support.spawn("--config", config, "--lake", lake, "deliver", "--stream", stream.name, "--once",
+                                env={"AWS_ENDPOINT_URL_KINESIS": proxy.url}, cwd=self.folder)
         peak = 0
         while process.poll() is None:
             # The kernel's own high-water mark; gone with the process, so the last one read counts.
@@ -437,8 +437,10 @@ class Memory(deliveries.Deliver):
             stream.put(line(one, received=received), explicit_hash=str(number % self.SHARDS * width))
             stream.ids.append(one)
         base = self.peak(empty, 64, self.folder / "empty")
-        bounded = self.peak(stream, 64, self.lake)
-        unbounded = self.peak(stream, 4096, self.folder / "unbounded")
+        with concurrent.futures.ThreadPoolExecutor() as both:
+            runs = [both.submit(self.peak, stream, 64, self.lake),
+                    both.submit(self.peak, stream, 4096, self.folder / "unbounded")]
+            bounded, unbounded = [run.result() for run in runs]
         print(f"(peak {base:.0f} MiB empty, {bounded:.0f} bounded, {unbounded:.0f} unbounded)", end=" ")
         self.check(stream.ids)
         self.check(stream.ids, self.folder / "unbounded")
