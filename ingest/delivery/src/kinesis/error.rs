@@ -75,7 +75,7 @@ pub enum DeliverError {
         subject: String,
         /// The lake's word.
         #[source]
-        source: LakeError,
+        source: Box<LakeError>,
     },
     /// The leases could not be read or changed.
     #[error("cannot share the stream's shards with other workers")]
@@ -86,12 +86,17 @@ pub enum DeliverError {
 }
 
 impl DeliverError {
+    /// The lake failed over that shard or stream.
+    pub(super) fn lake(subject: impl Into<String>, source: LakeError) -> Self {
+        Self::Lake { subject: subject.into(), source: Box::new(source) }
+    }
+
     /// It may be different the next time.
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Lease(LeaseError::Request { .. }) => true,
             Self::Lake { source, .. } => {
-                matches!(source, LakeError::Store { .. } | LakeError::LostRace { .. })
+                matches!(**source, LakeError::Store { .. } | LakeError::LostRace { .. })
             }
             _ => false,
         }

@@ -185,8 +185,7 @@ async fn begin(
     let now = Timestamp::now();
     let begun =
         Beginning::of_stream(lake, &stream.name, stream.created, wanted.time(now), now).await;
-    let (beginning, decided) =
-        begun.map_err(|source| DeliverError::Lake { subject: stream.name.clone(), source })?;
+    let (beginning, decided) = begun.map_err(|source| DeliverError::lake(&stream.name, source))?;
     let from = beginning.from.map_or_else(|| "its oldest record".to_owned(), |t| t.to_string());
     match decided {
         Decided::Now => tracing::info!(stream = stream.name, from, "delivery begins"),

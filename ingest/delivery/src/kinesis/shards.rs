@@ -16,10 +16,7 @@ pub(super) struct Shard {
 
 /// The shards that may be read now, in the order of the listing, by whether a shard
 /// has been read to its end for good.
-pub(super) fn readable<'a>(
-    shards: &'a [Shard],
-    is_finished: impl Fn(&str) -> bool,
-) -> Vec<&'a Shard> {
+pub(super) fn readable(shards: &[Shard], is_finished: impl Fn(&str) -> bool) -> Vec<&Shard> {
     let listed: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
     // A parent that is listed no more has expired with everything in it.
     let is_done = |parent: &String| is_finished(parent) || !listed.contains(parent.as_str());

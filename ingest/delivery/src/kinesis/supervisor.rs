@@ -376,7 +376,7 @@ impl<'a> Supervisor<'a> {
                 let closed = is_closed(lake, stream, &shard).await;
                 closed
                     .map(|closed| (shard.clone(), closed))
-                    .map_err(|source| DeliverError::Lake { subject: shard, source })
+                    .map_err(|source| DeliverError::lake(shard, source))
             })
             .buffer_unordered(CONFIRM_CONCURRENCY)
             .try_collect()

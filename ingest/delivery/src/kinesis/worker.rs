@@ -84,7 +84,7 @@ impl Worker {
         let began = Instant::now();
         loop {
             let source = match self.pass().await {
-                Err(DeliverError::Lake { source, .. }) => source,
+                Err(DeliverError::Lake { source, .. }) => *source,
                 outcome => return (self.shard, self.report, outcome),
             };
             let subject = self.shard.id.clone();
@@ -104,7 +104,7 @@ impl Worker {
             }
             self.failures += 1;
             if !matches!(source, LakeError::Store { .. }) {
-                let failed = Err(DeliverError::Lake { subject, source });
+                let failed = Err(DeliverError::lake(subject, source));
                 return (self.shard, self.report, failed);
             }
             let failure = Failure {
@@ -411,7 +411,7 @@ impl Worker {
     }
 
     fn lake_error(&self, source: LakeError) -> DeliverError {
-        DeliverError::Lake { subject: self.shard.id.clone(), source }
+        DeliverError::lake(&self.shard.id, source)
     }
 }
 
