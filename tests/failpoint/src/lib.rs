@@ -93,17 +93,14 @@ mod tests {
     fn a_point_is_due_at_its_nth_hit_and_no_other() {
         let point = Failpoint { name: "etl.committed", nth: 2 };
         let armed = Armed { point, hits: AtomicU64::new(0) };
-        let names =
-            ["etl.committed", "raw.before_put", "raw.put", "etl.committed", "etl.committed"];
+        let names = ["etl.committed", "raw.put", "etl.committed", "etl.committed"];
         assert_eq!(names.map(|name| armed.is_due(name)), [false, false, true, false]);
     }
 
     #[test]
     fn names_are_read_with_and_without_a_count() {
-        assert_eq!("raw.put".parse(), Ok(Failpoint { name: "raw.before_put",
-    "raw.put", nth: 1 }));
-        assert_eq!("raw.put:3".parse(), Ok(Failpoint { name: "raw.before_put",
-    "raw.put", nth: 3 }));
+        assert_eq!("raw.put".parse(), Ok(Failpoint { name: "raw.put", nth: 1 }));
+        assert_eq!("raw.put:3".parse(), Ok(Failpoint { name: "raw.put", nth: 3 }));
         for wrong in ["", "nowhere", "raw.put:", "raw.put:0", "raw.put:x"] {
             assert!(wrong.parse::<Failpoint>().is_err(), "{wrong}");
         }

@@ -8,7 +8,8 @@
 //! # Guarantees
 //! - Each record of the stream is in exactly one committed object, whatever is
 //!   killed and whenever: what is read and not committed is read again.
-//! - A shard is read in order. A child of a split or merge starts once all its parents are drained and their chains closed.
+//! - A shard is read in order. A child of a split or merge starts once all its
+//!   parents are drained and their chains closed.
 //! - A delivery begins at the oldest record, or at the time that its first worker
 //!   was told ([`Begin`]); from then on the chains' positions count.
 //! - Two processes that read the same shard do no harm, whatever the leases say:
