@@ -18,7 +18,7 @@ import faults  # noqa: E402  (it lies above this folder)
 SECONDS = 90
 HALF = str(1 << 127)
 QUARTER = str(1 << 126)
-SHARD = "shardId-00000000000{}"
+SHARD = "shardId-{:012}"
 COMMITS = "/_clickmill/delivery/"
 
 

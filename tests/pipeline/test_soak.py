@@ -126,7 +126,7 @@ class Soak(deliveries.OnS3):
     def reshard(self, stream, chance):
         """Splits a random open shard, or merges two that lie side by side."""
         shards = [one for one in support.kinesis("ListShards", StreamName=stream.name)["Shards"]
-                  if "EndingSequenceNumber" not in one["SequenceNumberRange"]]
+                  if not one["SequenceNumberRange"].get("EndingSequenceNumber")]
         ranges = sorted((int(one["HashKeyRange"]["StartingHashKey"]), int(one["HashKeyRange"]["EndingHashKey"]),
                          int(one["ShardId"].rsplit("-", 1)[1])) for one in shards)
         if len(ranges) < 2 or (chance.random() < 0.5 and len(ranges) < MAX_OPEN_SHARDS):

@@ -86,6 +86,11 @@ pub enum DeliverError {
 }
 
 impl DeliverError {
+    /// The lake failed over that shard or stream.
+    pub(super) fn lake(subject: impl Into<String>, source: LakeError) -> Self {
+        Self::Lake { subject: subject.into(), source: Box::new(source) }
+    }
+
     /// It may be different the next time.
     pub(super) fn is_passing(&self) -> bool {
         match self {

@@ -8,7 +8,8 @@
 //! # Guarantees
 //! - Each record of the stream is in exactly one committed object, whatever is
 //!   killed and whenever: what is read and not committed is read again.
-//! - A shard is read in order. A child of a split or merge starts once all its parents are drained and their chains closed.
+//! - A shard is read in order. A child of a split or merge starts once all its
+//!   parents are drained and their chains closed.
 //! - A delivery begins at the oldest record, or at the time that its first worker
 //!   was told ([`Begin`]); from then on the chains' positions count.
 //! - Two processes that read the same shard do no harm, whatever the leases say:
@@ -185,10 +186,7 @@ async fn begin(
     let now = Timestamp::now();
     let begun =
         Beginning::of_stream(lake, &stream.name, stream.created, wanted.time(now), now).await;
-    let (beginning, decided) = begun.map_err(|source| DeliverError::Lake {
-        subject: stream.name.clone(),
-        source: Box::new(source),
-    })?;
+    let (beginning, decided) = begun.map_err(|source| DeliverError::lake(&stream.name, source))?;
     let from = beginning.from.map_or_else(|| "its oldest record".to_owned(), |t| t.to_string());
     match decided {
         Decided::Now => tracing::info!(stream = stream.name, from, "delivery begins"),

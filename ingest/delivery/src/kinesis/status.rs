@@ -91,7 +91,8 @@ pub async fn status(
     let stream = reader.describe().await?.ok_or_else(cancelled)?;
     let shards = reader.shards().await?.ok_or_else(cancelled)?;
     let beginning = Beginning::find(lake, &stream.name, stream.created).await;
-    let from = beginning.map_err(|e| lake_error(&stream.name, e))?.and_then(|begun| begun.from);
+    let from =
+        beginning.map_err(|e| DeliverError::lake(&stream.name, e))?.and_then(|begun| begun.from);
     let view = match &config.leases {
         Leases::None => View::default(),
         leases => lease_table(leases, lake, &stream, "status").view().await?,
@@ -100,11 +101,11 @@ pub async fn status(
         .iter()
         .map(|shard| Source::kinesis(&stream.name, stream.created, &shard.id))
         .collect();
-    let sources = sources.map_err(|error| lake_error(&stream.name, error))?;
+    let sources = sources.map_err(|error| DeliverError::lake(&stream.name, error))?;
     let chains: Vec<Chain> = stream::iter(sources)
         .map(|source| async move {
             let subject = source.to_string();
-            Chain::open(lake, source).await.map_err(|error| lake_error(&subject, error))
+            Chain::open(lake, source).await.map_err(|error| DeliverError::lake(&subject, error))
         })
         .buffered(CONCURRENCY)
         .try_collect()
@@ -192,8 +193,4 @@ async fn lag(
             Ok(None)
         }
     }
-}
-
-fn lake_error(subject: &str, source: LakeError) -> DeliverError {
-    DeliverError::Lake { subject: subject.to_owned(), source: Box::new(source) }
 }

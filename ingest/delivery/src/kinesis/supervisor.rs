@@ -374,10 +374,9 @@ impl<'a> Supervisor<'a> {
         let confirmed: Vec<(String, bool)> = stream::iter(claimed)
             .map(|shard| async move {
                 let closed = is_closed(lake, stream, &shard).await;
-                closed.map(|closed| (shard.clone(), closed)).map_err(|source| DeliverError::Lake {
-                    subject: shard,
-                    source: Box::new(source),
-                })
+                closed
+                    .map(|closed| (shard.clone(), closed))
+                    .map_err(|source| DeliverError::lake(shard, source))
             })
             .buffer_unordered(CONFIRM_CONCURRENCY)
             .try_collect()

@@ -104,7 +104,7 @@ impl Worker {
             }
             self.failures += 1;
             if !matches!(source, LakeError::Store { .. }) {
-                let failed = Err(DeliverError::Lake { subject, source: Box::new(source) });
+                let failed = Err(DeliverError::lake(subject, source));
                 return (self.shard, self.report, failed);
             }
             let failure = Failure {
@@ -411,7 +411,7 @@ impl Worker {
     }
 
     fn lake_error(&self, source: LakeError) -> DeliverError {
-        DeliverError::Lake { subject: self.shard.id.clone(), source: Box::new(source) }
+        DeliverError::lake(&self.shard.id, source)
     }
 }
 
