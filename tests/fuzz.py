@@ -59,9 +59,9 @@ def main():
             parser.error("--input needs one TARGET")
         program = build()
         return 1 if program is None else fuzz(program, arguments.targets[0], [arguments.input]).returncode
-    passed, failed = run(arguments.targets or targets(), arguments.seconds)
-    print(f"{passed} passed, {failed} failed")
-    return 1 if failed else 0
+    held, broken = run(arguments.targets or targets(), arguments.seconds)
+    print(f"{held} passed, {len(broken)} failed")
+    return 1 if broken else 0
 
 
 def targets():
@@ -70,16 +70,17 @@ def targets():
 
 
 def run(names, seconds):
-    """How many held, and how many did not. A target that does not build did not."""
+    """How many held, and what broke in the others."""
     program = build()
     if program is None:
-        return 0, len(names)
-    held = 0
+        return 0, ["fuzz: the targets do not build"]
+    held, broken = 0, []
     with concurrent.futures.ThreadPoolExecutor(JOBS) as pool:
         for name, (ok, report) in zip(names, pool.map(lambda name: bounded(program, name, seconds), names)):
             print(f"{'ok    ' if ok else 'FAILED'} {name}: {report}", flush=True)
             held += ok
-    return held, len(names) - held
+            broken += [] if ok else [f"fuzz {name}: {report}"]
+    return held, broken
 
 
 def build():

@@ -45,6 +45,8 @@ UNPACK = "import('@sparticuz/chromium').then(({default: c}) => c.executablePath(
 
 PHASES = ("fmt", "clippy", "rust", "pipeline", "fuzz")
 RESULT = re.compile(r"^test result: \w+\. (\d+) passed; (\d+) failed; (\d+) ignored", re.MULTILINE)
+# What libtest repeats of a failed test once its binary has ended.
+PANIC = re.compile(r"^---- (.+? stdout ----\n\n?(?:.+\n){,20})", re.MULTILINE)
 
 
 class Tally:
@@ -52,14 +54,17 @@ class Tally:
 
     def __init__(self):
         self.passed = self.failed = self.skipped = 0
+        # What failed, and its last words: said again at the end, where a reader of a long log looks.
+        self.failures = []
 
-    def add(self, passed, failed, skipped):
+    def add(self, passed, failed, skipped, failures=()):
         self.passed += passed
         self.failed += failed
         self.skipped += skipped
+        self.failures += failures
 
-    def check(self, ok):
-        self.add(int(ok), int(not ok), 0)
+    def check(self, ok, what):
+        self.add(int(ok), int(not ok), 0, [] if ok else [what])
         return ok
 
 
@@ -79,13 +84,14 @@ def main():
     tally = Tally()
     if "fmt" in wanted:
         phase("fmt", lambda: tally.check(
-            cargo("fmt", "--all", "--check") & cargo("fmt", "--check", "--manifest-path", "tests/fuzz/Cargo.toml")))
+            cargo("fmt", "--all", "--check") & cargo("fmt", "--check", "--manifest-path", "tests/fuzz/Cargo.toml"),
+            "cargo fmt --check"))
     if "clippy" in wanted:
         phase("clippy", lambda: clippy(tally))
     if "rust" in wanted or ("pipeline" in wanted and not arguments.bin):
         built = phase("build", lambda: build(with_tests="rust" in wanted))
         if not built:
-            tally.add(0, 1, 0)
+            tally.check(False, "cargo build")
             return finish(tally)
     if "rust" in wanted or "pipeline" in wanted:
         phase("setup", setup)
@@ -96,7 +102,7 @@ def main():
                 binary = arguments.bin or ROOT / "target" / "debug" / "clickmill"
                 phase("pipeline", lambda: pipeline(tally, environment, binary, arguments.k))
     if "fuzz" in wanted and not arguments.k:
-        phase("fuzz", lambda: tally.add(*fuzz.run(fuzz.targets(), fuzz.SECONDS_A_TARGET), 0))
+        phase("fuzz", lambda: fuzzed(tally))
     return finish(tally)
 
 
@@ -110,6 +116,8 @@ def phase(name, work):
 
 
 def finish(tally):
+    for failure in tally.failures:
+        print(f"FAILED {failure}", flush=True)
     print(f"{tally.passed} passed, {tally.failed} failed, {tally.skipped} skipped", flush=True)
     in_ci = os.environ.get("CI", "").lower() in ("1", "true")
     return 1 if tally.failed or (in_ci and tally.skipped) else 0
@@ -127,7 +135,8 @@ def cargo(*arguments, **options):
 def clippy(tally):
     """The workspace, and the collector as a web server embeds it without AWS' SDKs."""
     for crates in (["--workspace"], ["--package", "clickmill-collector", "--no-default-features"]):
-        tally.check(cargo("clippy", *crates, "--all-targets", "--locked", "--", "-D", "warnings"))
+        tally.check(cargo("clippy", *crates, "--all-targets", "--locked", "--", "-D", "warnings"),
+                    f"cargo clippy {' '.join(crates)}")
 
 
 def build(with_tests):
@@ -169,12 +178,13 @@ def rust(tally, environment, text):
         for line in process.stdout:
             output.append(line)
             print(line, end="", flush=True)
-    counts = [tuple(map(int, match)) for match in RESULT.findall("".join(output))]
+    output = "".join(output)
+    counts = [tuple(map(int, match)) for match in RESULT.findall(output)]
     for passed, failed, skipped in counts:
         tally.add(passed, failed, skipped)
+    tally.failures += PANIC.findall(output)
     if process.returncode != 0 and not any(failed for _, failed, _ in counts):
-        # It did not compile, or a test took its whole binary down.
-        tally.add(0, 1, 0)
+        tally.check(False, "cargo test: it did not compile, or a test took its whole binary down")
 
 
 def pipeline(tally, environment, binary, text):
@@ -192,12 +202,18 @@ def pipeline(tally, environment, binary, text):
     command += ["-k", text] if text else []
     code = servers.run_command([str(part) for part in command], environment)
     if not report.exists():
-        tally.add(0, 1, 0)
+        tally.check(False, f"pipeline: it ended with {code} before its last test")
         return
     counts = json.loads(report.read_text(encoding="utf-8"))
-    tally.add(counts["passed"], counts["failed"], counts["skipped"])
-    if code != 0 and counts["failed"] == 0:
-        tally.add(0, 1, 0)
+    tally.add(counts["passed"], len(counts["failed"]), counts["skipped"], counts["failed"])
+    if code != 0 and not counts["failed"]:
+        tally.check(False, f"pipeline: it ended with {code}")
+
+
+def fuzzed(tally):
+    """Each target for a short while."""
+    held, broken = fuzz.run(fuzz.targets(), fuzz.SECONDS_A_TARGET)
+    tally.add(held, len(broken), 0, broken)
 
 
 if __name__ == "__main__":

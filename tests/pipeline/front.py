@@ -18,12 +18,20 @@ scripts and health always pass.
 
 import http.client
 import http.server
+import sys
 import threading
 
 SECONDS = 60
 # A browser takes neither answer nor Retry-After without these.
 REFUSAL = b'{"code":"overloaded","message":"too many requests at once; try again shortly"}'
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *request):
+        # A client that hangs up (a browser that closes) is no news; all else is told.
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(*request)
 
 
 class Front:
@@ -50,7 +58,7 @@ class Front:
             def log_message(self, *_):
                 pass
 
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
         self.thread.start()

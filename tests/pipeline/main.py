@@ -7,6 +7,8 @@ import sys
 import time
 import unittest
 
+# Characters of a failure that the report repeats.
+LAST_WORDS = 3_000
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -61,7 +63,7 @@ def main():
         loader.testNamePatterns = [f"*{text}*"]
     result = Result()
     loader.discover(str(HERE), top_level_dir=str(HERE)).run(result)
-    failed = len(result.failures) + len(result.errors)
+    failed = [f"{name(test)}\n{error[-LAST_WORDS:]}" for test, error in result.failures + result.errors]
     counts = {"passed": result.passed, "failed": failed, "skipped": len(result.skipped)}
     if arguments.report:
         arguments.report.write_text(json.dumps(counts), encoding="utf-8")

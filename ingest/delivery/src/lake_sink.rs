@@ -82,7 +82,7 @@ impl LakeSink {
             if counted {
                 first.get_or_insert(record.wal_seq);
             }
-            let line = RawLine::parse(&record.line)?;
+            let line = RawLine::encoded(&record.line)?;
             writer.push(line, &record.wal_seq.to_string()).await?;
         }
         let objects = writer.finish().await?;

@@ -128,6 +128,9 @@ impl<'a> Object<'a> {
 
     /// Adds the entries of `other` whose keys are not here.
     pub fn merge_missing(&mut self, other: &Object<'a>) {
+        if other.is_empty() {
+            return;
+        }
         let mut held: HashSet<&str> = self.keys().collect();
         let missing = other.0.iter().filter(|(key, _)| held.insert(key));
         let missing: Vec<_> = missing.cloned().collect();
