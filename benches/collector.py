@@ -24,6 +24,10 @@ import urllib.request
 CONNECTIONS = 64
 EVENTS_A_REQUEST = 10
 MIB = 2**20
+# Of the rate that is taken while the backlog grows.
+SHARES = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+# `collector.batch_max_events`, as it comes.
+BATCH_EVENTS = 20_000
 
 NGINX = """
 worker_processes auto;
@@ -133,14 +137,16 @@ class Bench:
                 nginx = self.drive(server)
         note("clickmill, a burst with the shipper waiting: what the spool makes of a body")
         burst, ratio = self.burst()
-        note(f"clickmill, sustained for {self.seconds:.0f} s, the shipper landing in the lake")
-        sustained, backlog = self.sustained()
+        note("clickmill, all it takes, the shipper landing in the lake")
+        saturated, growing = self.shipping()
+        note("clickmill, the highest rate at which the backlog stays flat")
+        sustained, backlog = self.flat(saturated, growing)
         note("clickmill at half of that rate")
         half = self.half(sustained["rate"] / 2)
         note(f"clickmill's memory over {self.events:,} events")
         memory = self.memory()
         shutil.rmtree(self.folder, ignore_errors=True)
-        return report(disk, bare, nginx, burst, ratio, sustained, backlog, half, memory, self.seconds)
+        return report(disk, bare, nginx, burst, ratio, saturated, growing, sustained, backlog, half, memory, self.seconds)
 
     def tool(self, *arguments):
         done = subprocess.run([str(part) for part in (self.load, *arguments)], stdout=subprocess.PIPE, text=True)
@@ -188,9 +194,9 @@ class Bench:
             server.process.kill()
         return seen, seen["requests"] * seen["body_bytes"] / max(spooled, 1)
 
-    def sustained(self):
-        """The rate while the shipper lands, and the backlog a second."""
-        with self.collector("sustained") as server:
+    def shipping(self, *extra):
+        """The rate while the shipper lands, and the backlog in events, a second apart."""
+        with self.collector(f"shipping{len(list(self.folder.glob('shipping*.log')))}") as server:
             samples, done = [], threading.Event()
 
             def watch():
@@ -200,10 +206,21 @@ class Bench:
 
             watcher = threading.Thread(target=watch)
             watcher.start()
-            seen = self.drive(server)
+            seen = self.drive(server, *extra)
             done.set()
             watcher.join()
         return seen, samples
+
+    def flat(self, saturated, backlog):
+        """The first of `SHARES` of the saturated rate at which the second half's backlog is no larger
+        than the first half's, but for the batch that is being filled."""
+        seen = saturated
+        for share in SHARES:
+            half = len(backlog) // 2
+            if max(backlog[half:]) <= max(backlog[:half]) + BATCH_EVENTS:
+                return seen, backlog
+            seen, backlog = self.shipping("--rate", saturated["rate"] * share)
+        sys.exit("the backlog grows at every rate")
 
     def half(self, rate):
         with self.collector("half") as server:
@@ -224,12 +241,13 @@ def health(server):
         return json.load(answer)
 
 
-def report(disk, bare, nginx, burst, ratio, sustained, backlog, half, memory, seconds):
+def report(disk, bare, nginx, burst, ratio, saturated, growing, sustained, backlog, half, memory, seconds):
     body = bare["body_bytes"]
     of_bare = sustained["rate"] / bare["rate"]
     of_disk = sustained["rate"] * body / (disk * ratio)
     rows = [("bare hyper", bare), ("nginx, bodies into a log, unsynced", nginx),
-            ("clickmill, burst, nothing shipped", burst), ("clickmill, sustained, shipping", sustained)]
+            ("clickmill, burst, nothing shipped", burst), ("clickmill, all it takes, shipping", saturated),
+            ("clickmill, sustained with a flat backlog", sustained)]
     lines = [
         f"{CONNECTIONS} connections, bodies of {body:,} bytes with {EVENTS_A_REQUEST} events, {seconds:.0f} s each; "
         "the load generator shares the machine.",
@@ -248,13 +266,18 @@ def report(disk, bare, nginx, burst, ratio, sustained, backlog, half, memory, se
         f"Disk: {disk / MIB:,.0f} MiB/s synced; a body is {ratio:.1f} times as large as what the spool keeps of it. "
         f"Sustained, bodies arrive at {of_disk:.2f} of what the disk takes of them, and at {of_bare:.2f} of the bare rate.",
         "",
-        f"Backlog in events, a second apart: {', '.join(f'{n:,}' for n in backlog[:: max(1, len(backlog) // 10)])}.",
+        f"Backlog in events, in the course of that: {series(backlog)}. At all it takes: {series(growing)}.",
         "",
         "| events so far | resident MiB |",
         "|---|---|",
     ]
     lines += [f"| {events:,} | {rss / MIB:,.0f} |" for events, rss in memory]
     return "\n".join(lines)
+
+
+def series(samples):
+    """About ten of them."""
+    return ", ".join(f"{n:,}" for n in samples[:: max(1, len(samples) // 10)])
 
 
 def note(text):
