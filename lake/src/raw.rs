@@ -131,16 +131,11 @@ impl<'a> RawLine<'a> {
             return Err(broken("it holds a newline"));
         }
         match kind_of(line) {
-            kind @ RawKind::Heartbeats => {
-                Self::of(line, kind, None, time(b"{\"heartbeat_ts\":\""))
-            }
+            kind @ RawKind::Heartbeats => Self::of(line, kind, None, time(b"{\"heartbeat_ts\":\"")),
             kind @ RawKind::Rejects => Self::of(line, kind, None, time(b",\"received_ts\":\"")),
-            kind @ RawKind::Events => Self::of(
-                line,
-                kind,
-                time(b",\"event_ts\":\""),
-                time(b",\"received_ts\":\""),
-            ),
+            kind @ RawKind::Events => {
+                Self::of(line, kind, time(b",\"event_ts\":\""), time(b",\"received_ts\":\""))
+            }
         }
     }
 

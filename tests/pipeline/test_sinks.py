@@ -111,10 +111,11 @@ def delivered(name):
 
 
 class Case(support.Case):
-    def ship(self, sink, endpoint, extra="", **limits):
-        """A collector with a sink, its endpoint, and settings of [collector] and [collector.kinesis]."""
-        folder = self.folder / uuid.uuid4().hex
-        folder.mkdir()
+    def ship(self, sink, endpoint, extra="", folder=None, **limits):
+        """A collector with a sink, its endpoint, and settings of [collector] and [collector.kinesis]; with the
+        spool of an earlier one where its folder is given."""
+        folder = folder or self.folder / uuid.uuid4().hex
+        folder.mkdir(exist_ok=True)
         lines = [f"{name} = {value}" for name, value in limits.items()]
         path = folder / "clickmill.toml"
         path.write_text("\n".join(["[collector]", extra, f"[collector.{sink.partition('=')[0]}]", *lines]),
@@ -345,6 +346,36 @@ class Faults(Case):
         hot.clear()
         self.shipped(collector)
         self.assert_each_once(cold_ids + hot_ids, ids_of(stream), "the stream")
+
+    def test_later_batches_go_on_beside_a_hot_shard_and_a_kill_meanwhile_loses_nothing(self):
+        stream = create_stream(2)
+        proxy = self.proxy()
+        hot = threading.Event()
+        hot.set()
+
+        def is_hot(record):
+            key = record.get("ExplicitHashKey")
+            return hot.is_set() and (int(key) if key else hash_of(record["PartitionKey"])) < MIDDLE
+
+        proxy.inject(*[faults.Refuse(is_hot)] * 1_000, operation="PutRecords")
+        settings = "batch_max_wait_ms = 100\nbatch_max_events = 20", self.folder / "hot"
+        collector = self.ship(f"kinesis={stream}", proxy.url, *settings)
+        cold_ids, hot_ids = [f"cold{n}" for n in range(100)], [f"hot{n}" for n in range(100)]
+        for first in range(0, 100, 10):
+            self.send(collector, hot_ids[first:first + 10], visitor=visitor_on(0, 0))
+            self.send(collector, cold_ids[first:first + 10], visitor=visitor_on(1, 0))
+        support.until(lambda: set(ids_of(stream)) >= set(cold_ids), SECONDS, "the other shard's events of all batches")
+        self.assertEqual(set(ids_of(stream)), set(cold_ids))
+        self.assertGreaterEqual(self.health(collector)["backlog"], len(hot_ids), "what is held is not shipped")
+        collector.kill()
+        collector = self.ship(f"kinesis={stream}", proxy.url, *settings)
+        # They go once more, since the first hot event stands before all of them.
+        support.until(lambda: len(ids_of(stream)) >= 2 * len(cold_ids), SECONDS, "the other shard's events again")
+        hot.clear()
+        self.shipped(collector)
+        arrived = ids_of(stream)
+        self.assertEqual(set(arrived), set(cold_ids + hot_ids))
+        self.assertEqual([one for one in arrived if one in set(hot_ids)], hot_ids, "once each, in order")
 
     def test_a_producer_that_may_not_list_shards_aggregates_all_the_same(self):
         _, ids, lines = self.through(faults.Error("AccessDeniedException"), operation="ListShards")

@@ -4,7 +4,8 @@
 //! the data, until it is full and refuses in its turn. After each batch the
 //! checkpoint is written, so a restart begins after the last batch that was
 //! noted; a sink that can tell what it has (`resume_after`) is believed
-//! rather than the checkpoint.
+//! rather than the checkpoint. What a sink holds back (`held_from`) is not
+//! noted before it is durable, and is asked for again and again meanwhile.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +21,8 @@ use crate::spool::{Spool, SpoolReader};
 
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// A sink that holds something back is asked to send it this often.
+const SETTLE_EVERY: Duration = Duration::from_millis(100);
 
 /// When a batch is sent: as soon as one of these is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,12 +59,26 @@ pub(crate) struct Shipper {
     buffering_since: Instant,
     /// The segment that the reader is in.
     reading: u64,
+    /// The last `wal_seq` that the sink took.
+    sent: i64,
+    /// The last one of those that are durable without a gap.
     shipped: i64,
+    /// The batches between the two, in order.
+    held: VecDeque<Held>,
 }
 
 struct Buffered {
     ordinal: u64,
     record: SpoolRecord,
+}
+
+/// A batch of which the sink holds something back, or of one before.
+struct Held {
+    last_wal_seq: i64,
+    /// The segment where it begins.
+    ordinal: u64,
+    /// When its first record was received, in milliseconds since 1970.
+    received_ms: Option<i64>,
 }
 
 impl Shipper {
@@ -83,7 +100,9 @@ impl Shipper {
             buffered_bytes: 0,
             buffering_since: Instant::now(),
             reading: 0,
+            sent: 0,
             shipped: 0,
+            held: VecDeque::new(),
         }
     }
 
@@ -96,6 +115,7 @@ impl Shipper {
     /// Until it has drained.
     pub async fn run(mut self) {
         self.shipped = self.resume().await;
+        self.sent = self.shipped;
         let mut commits = self.spool.commits();
         let mut reader = self.spool.reader();
         loop {
@@ -103,27 +123,26 @@ impl Shipper {
             let draining = self.drain.is_cancelled();
             reader = self.fill(reader).await;
             self.note_oldest(self.buffer.front().map(|next| &next.record));
-            if self.buffer.is_empty() {
-                if draining {
-                    return;
-                }
-                tokio::select! {
-                    _ = commits.changed() => {}
-                    () = self.drain.cancelled() => {}
-                }
-                continue;
+            let holding = self.sink.held_from().is_some();
+            if self.buffer.is_empty() && !holding && draining {
+                return;
             }
             let due = self.buffering_since + self.limits.max_wait;
-            if !self.is_full() && !draining && Instant::now() < due {
-                tokio::select! {
-                    _ = commits.changed() => {}
-                    () = tokio::time::sleep_until(due) => {}
-                    () = self.drain.cancelled() => {}
-                }
+            let is_due = self.is_full() || draining || Instant::now() >= due;
+            if !self.buffer.is_empty() && is_due {
+                self.send().await;
                 continue;
             }
-            let batch = self.take_batch();
-            self.send(batch).await;
+            let due = (!self.buffer.is_empty()).then_some(due);
+            let settle = holding.then(|| Instant::now() + SETTLE_EVERY);
+            tokio::select! {
+                _ = commits.changed() => {}
+                () = sleep_until(due.into_iter().chain(settle).min()) => {}
+                () = self.drain.cancelled(), if !draining => {}
+            }
+            if holding {
+                self.settle().await;
+            }
         }
     }
 
@@ -208,8 +227,8 @@ impl Shipper {
     fn push(&mut self, ordinal: u64, record: SpoolRecord) {
         // A heartbeat right after the last shipped record may go twice: it says nothing new.
         let known = match record.kind {
-            RecordKind::Heartbeat => record.wal_seq < self.shipped,
-            RecordKind::Event | RecordKind::Reject => record.wal_seq <= self.shipped,
+            RecordKind::Heartbeat => record.wal_seq < self.sent,
+            RecordKind::Event | RecordKind::Reject => record.wal_seq <= self.sent,
         };
         if known {
             return;
@@ -229,7 +248,7 @@ impl Shipper {
     fn take_batch(&mut self) -> SinkBatch {
         let mut records = Vec::new();
         let mut bytes = 0;
-        let mut last = self.shipped;
+        let mut last = self.sent;
         while let Some(next) = self.buffer.front() {
             let len = next.record.line.len();
             let fits =
@@ -247,27 +266,52 @@ impl Shipper {
         self.buffered_bytes -= bytes;
         SinkBatch {
             collector_id: self.spool.collector_id(),
-            first_wal_seq: self.shipped + 1,
+            first_wal_seq: self.sent + 1,
             last_wal_seq: last,
             records,
         }
     }
 
-    /// Sends until it is taken, then notes it.
-    async fn send(&mut self, batch: SinkBatch) {
-        let last = batch.last_wal_seq;
+    /// Sends a batch until it is taken, then notes it.
+    async fn send(&mut self) {
+        let ordinal = self.buffer.front().map_or(self.reading, |next| next.ordinal);
+        let batch = self.take_batch();
         self.note_oldest(batch.records.first());
         let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         while let Err(error) = self.sink.send(batch.clone()).await {
             self.failed("send a batch", &error, &mut backoff).await;
         }
         clickmill_failpoint::hit("sink.landed");
+        self.sent = batch.last_wal_seq;
+        let received_ms = batch.records.first().and_then(|first| received_ms(&first.line));
+        self.held.push_back(Held { last_wal_seq: self.sent, ordinal, received_ms });
+        self.note_shipped().await;
+    }
+
+    /// Has the sink send of what it holds back what is taken now.
+    async fn settle(&mut self) {
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+        while let Err(error) = self.sink.settle().await {
+            self.failed("send what was held back", &error, &mut backoff).await;
+        }
+        self.note_shipped().await;
+    }
+
+    /// Notes what is durable now.
+    async fn note_shipped(&mut self) {
         self.health.set(None);
-        self.shipped = last;
-        self.spool.note_shipped(last);
-        let before = self.buffer.front().map_or(self.reading, |next| next.ordinal);
+        let durable = self.sink.held_from().map_or(self.sent, |from| from - 1);
+        let held = self.held.len();
+        self.held.retain(|batch| batch.last_wal_seq > durable);
+        if self.held.len() == held && durable == self.shipped {
+            return;
+        }
+        self.shipped = durable;
+        self.spool.note_shipped(durable);
+        let next = self.buffer.front().map_or(self.reading, |next| next.ordinal);
+        let before = self.held.front().map_or(next, |batch| batch.ordinal);
         let spool = Arc::clone(&self.spool);
-        let noted = tokio::task::spawn_blocking(move || spool.checkpoint(last, before)).await;
+        let noted = tokio::task::spawn_blocking(move || spool.checkpoint(durable, before)).await;
         // Not noting it costs a repetition after a restart, nothing more.
         match noted {
             Ok(Ok(())) => {}
@@ -278,10 +322,13 @@ impl Shipper {
         }
     }
 
-    /// `oldest` is the first record that is not shipped.
-    fn note_oldest(&self, oldest: Option<&SpoolRecord>) {
+    /// `next` is the first record that the sink did not take yet.
+    fn note_oldest(&self, next: Option<&SpoolRecord>) {
         // One without the time is a heartbeat: what follows it has one.
-        let received = oldest.map(|record| received_ms(&record.line));
+        let received = match self.held.front() {
+            Some(held) => Some(held.received_ms),
+            None => next.map(|record| received_ms(&record.line)),
+        };
         match received {
             None => self.metrics.oldest_unshipped_ms.set(0),
             Some(None) => {}
@@ -309,6 +356,14 @@ impl SinkHealth {
 
     fn set(&self, error: Option<String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = error;
+    }
+}
+
+/// For ever without a time.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

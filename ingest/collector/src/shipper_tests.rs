@@ -119,3 +119,71 @@ fn the_age_of_a_record_is_read_from_its_own_key_only() {
     assert_eq!(received_ms(line), Some(at.micros() / 1_000));
     assert_eq!(received_ms(br#"{"heartbeat_ts":"2026-11-23T12:00:00.000000Z"}"#), None);
 }
+
+/// Holds back what comes after `durable`, until it has been asked so many times.
+struct Holding {
+    durable: i64,
+    taken: AtomicI64,
+    asked: AtomicI64,
+    times: i64,
+}
+
+#[async_trait]
+impl Sink for Holding {
+    async fn resume_after(&self, _: &str) -> Result<Option<i64>, SinkError> {
+        Ok(None)
+    }
+
+    async fn send(&self, batch: SinkBatch) -> Result<(), SinkError> {
+        self.taken.store(batch.last_wal_seq, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn held_from(&self) -> Option<i64> {
+        let holds = self.asked.load(Ordering::SeqCst) < self.times
+            && self.taken.load(Ordering::SeqCst) > self.durable;
+        holds.then_some(self.durable + 1)
+    }
+
+    async fn settle(&self) -> Result<(), SinkError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_sink_holds_back_is_not_shipped_and_the_drain_waits_for_it() {
+    let folder = tempfile::tempdir().expect("folder");
+    let spool = spool_of(&folder, 7).await;
+    let sink = Arc::new(Holding {
+        durable: 2,
+        taken: AtomicI64::new(0),
+        asked: AtomicI64::new(0),
+        times: 3,
+    });
+    let drain = CancellationToken::new();
+    let limits = BatchLimits { max_events: 3, ..BatchLimits::default() };
+    let shipper = Shipper::new(
+        Arc::clone(&spool),
+        Arc::clone(&sink) as Arc<dyn Sink>,
+        limits,
+        SinkHealth::default(),
+        drain.clone(),
+    );
+    spool.close();
+    drain.cancel();
+    let mut running = tokio::spawn(shipper.run());
+    let watched = Arc::clone(&spool);
+    let held = async {
+        // All three batches are taken, and two events noted.
+        while sink.taken.load(Ordering::SeqCst) < 7 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        watched.status().shipped_wal_seq
+    };
+    let noted = tokio::time::timeout(DEADLINE, held).await.expect("takes all");
+    assert_eq!(noted, 2);
+    tokio::time::timeout(DEADLINE, &mut running).await.expect("drains").expect("ends");
+    assert_eq!(sink.asked.load(Ordering::SeqCst), 3);
+    assert_eq!(spool.status().shipped_wal_seq, 7);
+}

@@ -44,6 +44,18 @@ impl Sink for Counted {
         }
         outcome
     }
+
+    fn held_from(&self) -> Option<i64> {
+        self.inner.held_from()
+    }
+
+    async fn settle(&self) -> Result<(), SinkError> {
+        let outcome = self.inner.settle().await;
+        if outcome.is_err() {
+            self.metrics.sink_retries.with([BATCH]).inc();
+        }
+        outcome
+    }
 }
 
 #[cfg(test)]

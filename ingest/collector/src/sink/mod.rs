@@ -1,7 +1,7 @@
 //! Where the spool's records go.
 //!
 //! A [`Sink`] takes batches in order of `wal_seq`, one at a time, and answers
-//! when every record is durable in it. The collector's shipper is its only
+//! when every record is durable in it (or is held back, and said to be). The collector's shipper is its only
 //! caller and owns the retries: a batch that failed is sent again, unchanged,
 //! until it is taken, also after a restart. A sink that can tell what it
 //! already holds ([`Sink::resume_after`]) therefore gets each record exactly
@@ -85,11 +85,28 @@ pub trait Sink: Send + Sync + 'static {
     /// [`SinkError`] where the sink cannot be asked now.
     async fn resume_after(&self, collector_id: &str) -> Result<Option<i64>, SinkError>;
 
-    /// Returns once every record of the batch is durable in the sink.
+    /// Returns once every record of the batch is durable in the sink, or held
+    /// back by it, as [`Sink::held_from`] then says.
     ///
     /// # Errors
-    /// [`SinkError`] where some are not; the caller sends the same batch again.
+    /// [`SinkError`] where some are neither; the caller sends the same batch again.
     async fn send(&self, batch: SinkBatch) -> Result<(), SinkError>;
+
+    /// The lowest `wal_seq` that [`Sink::send`] took and that is not durable yet.
+    /// A sink may hold back, within bounds of its own, what a part of it (a hot
+    /// shard) does not take now, so that the next batch need not wait for it. The
+    /// spool keeps everything from there on, and after a restart sends it again.
+    fn held_from(&self) -> Option<i64> {
+        None
+    }
+
+    /// Sends of what is held back as much as is taken now.
+    ///
+    /// # Errors
+    /// As [`Sink::send`].
+    async fn settle(&self) -> Result<(), SinkError> {
+        Ok(())
+    }
 }
 
 /// Why a sink did not take a batch.

@@ -59,6 +59,23 @@ impl<R> Progress<R> {
     pub fn settle(&mut self, taken: &[usize]) {
         self.pending.retain(|index| taken.binary_search(index).is_err());
     }
+
+    /// The records that are pending.
+    pub fn rest(&self) -> impl Iterator<Item = &R> {
+        self.pending.iter().filter_map(|index| self.records.get(*index))
+    }
+
+    /// Lets go of the records that are not pending.
+    pub fn forget_settled(&mut self) {
+        let mut pending = self.pending.iter().peekable();
+        let mut index = 0;
+        self.records.retain(|_| {
+            let keep = pending.next_if(|next| **next == index).is_some();
+            index += 1;
+            keep
+        });
+        self.pending = (0..self.records.len()).collect();
+    }
 }
 
 impl BatchId {
@@ -129,6 +146,12 @@ mod tests {
         let mut progress = Progress::new(&batch, vec!['a', 'b', 'c', 'd', 'e']);
         progress.settle(&[0, 3]);
         assert_eq!(progress.pending, [1, 2, 4]);
+        assert_eq!(progress.rest().collect::<String>(), "bce");
+        progress.forget_settled();
+        assert_eq!(
+            (progress.pending.as_slice(), progress.records.as_slice()),
+            (&[0, 1, 2][..], &['b', 'c', 'e'][..])
+        );
         assert!(progress.is_of(&batch));
         assert!(!progress.is_of(&SinkBatch { first_wal_seq: 6, last_wal_seq: 9, ..batch }));
     }

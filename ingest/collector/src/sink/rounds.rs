@@ -69,12 +69,18 @@ pub(super) trait Service: Send {
     /// Counts what became of them, and learns from it.
     fn note(&mut self, records: &[Self::Record], settled: &Settled);
 
+    /// True where what is pending may stay behind, so that the next batch need
+    /// not wait for it.
+    fn holds(&self, _progress: &Progress<Self::Record>) -> bool {
+        false
+    }
+
     /// What to tell the shipper after [`ATTEMPTS`]: `refused` names how many of
     /// how many, and why.
     fn refuses(&self, refused: &str) -> SinkError;
 }
 
-/// Sends what is pending, in rounds, until nothing is.
+/// Sends what is pending, in rounds, until nothing is or the service holds the rest.
 pub(super) async fn drive<S: Service>(
     service: &mut S,
     progress: &mut Progress<S::Record>,
@@ -92,6 +98,7 @@ async fn drive_with<S: Service>(
     while !progress.pending.is_empty() {
         let ready = match service.ready(progress) {
             Ready::Now(ready) => ready,
+            Ready::After(_) if service.holds(progress) => return Ok(()),
             Ready::After(wait) => {
                 tokio::time::sleep(wait).await;
                 continue;
@@ -113,6 +120,9 @@ async fn drive_with<S: Service>(
             in_vain += 1;
         }
         let Some(why) = why else { continue };
+        if service.holds(progress) {
+            return Ok(());
+        }
         if in_vain == ATTEMPTS {
             let (pending, all) = (progress.pending.len(), progress.records.len());
             let refused = format!("{pending} of {all} records in {ATTEMPTS} attempts ({why})");

@@ -15,8 +15,10 @@
 //!   lines are aggregated by equal parts of the hash space: dearer, as safe.
 //!
 //! # Failure
-//! A shard that throttles is slowed down by itself (`pace`); refusals are
-//! waited out in rounds (`rounds`). Nothing is ever given up.
+//! A shard that throttles is slowed down by itself (`pace`), and what it does
+//! not take yet is held back, within [`HELD_BYTES`] and [`HELD_EVENTS`], while
+//! later batches go on; refusals are waited out in rounds (`rounds`). Nothing is
+//! ever given up.
 //!
 //! # Limits
 //! [`KinesisLimits`]. A line too large for a record becomes a reject
@@ -28,6 +30,7 @@ mod shards;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -64,6 +67,12 @@ pub const AGGREGATE_BYTES: usize = 51_200;
 /// A record is billed in steps of this many bytes (Kinesis Data Streams
 /// pricing, "PUT Payload Unit": 25 KB).
 pub const PUT_UNIT_BYTES: usize = 25 * 1024;
+/// What shards that throttle do not take yet is held in memory up to this: their
+/// later records wait behind it, all others go on.
+pub const HELD_BYTES: usize = 8 * 1024 * 1024;
+/// The newest event that was sent is no more than so many after the first that
+/// is held: after a crash, what lies between may be sent twice.
+pub const HELD_EVENTS: i64 = 100_000;
 /// Pages of ListShards: 1,000 shards each, more than any stream has.
 const MAX_LIST_PAGES: usize = 100;
 /// What counts for a shard whose name is not known.
@@ -118,12 +127,17 @@ pub struct KinesisSink {
     limits: KinesisLimits,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// [`Sink::held_from`]; 0 where nothing is.
+    held_from: AtomicI64,
 }
 
 /// What lasts from batch to batch.
 #[derive(Debug, Default)]
 struct State {
+    /// Of the last batch, with what is held of those before.
     progress: Option<Progress<Outgoing>>,
+    /// The last `wal_seq` of that batch.
+    last_wal_seq: i64,
     mapping: Mapping,
     pacer: Pacer,
 }
@@ -141,6 +155,7 @@ impl KinesisSink {
             limits,
             metrics: Arc::default(),
             state: Mutex::default(),
+            held_from: AtomicI64::new(0),
         }
     }
 
@@ -153,7 +168,8 @@ impl KinesisSink {
     }
 
     /// Asks for the shards where that is due. Only between two batches: the
-    /// records of a batch know their shards by their place in the map.
+    /// records of a batch know their shards by their place in the map, and those
+    /// that are held get their new places with the next batch.
     async fn refresh(&self, state: &mut State) {
         if !state.mapping.is_due(Instant::now()) {
             return;
@@ -186,6 +202,22 @@ impl KinesisSink {
                  itself, so a visitor's events are in no order across its shards"
             ),
         }
+    }
+
+    /// Sends what is pending, but for what may be held.
+    async fn drive(&self, state: &mut State) -> Result<(), SinkError> {
+        let State { progress: slot, last_wal_seq, mapping, pacer } = state;
+        let Some(progress) = slot else { return Ok(()) };
+        let through = *last_wal_seq;
+        // It stays where it is, so that neither a failure nor a dropped call forgets it.
+        rounds::drive(&mut Sending { sink: self, mapping, pacer, through }, progress).await?;
+        progress.forget_settled();
+        let held_from = progress.rest().map(|record| record.first_wal_seq).min();
+        self.held_from.store(held_from.unwrap_or(0), Ordering::SeqCst);
+        if held_from.is_none() {
+            *slot = None;
+        }
+        Ok(())
     }
 
     async fn list_shards(&self) -> Result<ShardMap, SinkError> {
@@ -222,6 +254,7 @@ struct Sending<'a> {
     sink: &'a KinesisSink,
     mapping: &'a mut Mapping,
     pacer: &'a mut Pacer,
+    through: i64,
 }
 
 impl Service for Sending<'_> {
@@ -262,7 +295,7 @@ impl Service for Sending<'_> {
 
     /// Slows down or speeds up, too, and holds the map against the answer.
     fn note(&mut self, records: &[Outgoing], settled: &Settled) {
-        let Self { sink: KinesisSink { metrics, .. }, mapping, pacer } = self;
+        let Self { sink: KinesisSink { metrics, .. }, mapping, pacer, .. } = self;
         let now = Instant::now();
         let throttled: BTreeSet<usize> = settled
             .refused
@@ -299,6 +332,13 @@ impl Service for Sending<'_> {
         }
     }
 
+    fn holds(&self, progress: &Progress<Outgoing>) -> bool {
+        progress.rest().map(Outgoing::size).sum::<usize>() <= HELD_BYTES
+            && progress.rest().all(|record| {
+                self.pacer.slows(record.place) && self.through - record.first_wal_seq <= HELD_EVENTS
+            })
+    }
+
     fn refuses(&self, refused: &str) -> SinkError {
         SinkError::retryable(format!(
             "the stream {} refused {refused}; it may need more shards",
@@ -319,14 +359,25 @@ impl Sink for KinesisSink {
         let state = &mut *state;
         if !state.progress.as_ref().is_some_and(|progress| progress.is_of(&batch)) {
             self.refresh(state).await;
-            let records = pack::pack(&batch.records, &state.mapping.map, &self.limits);
+            let map = &state.mapping.map;
+            let held = state.progress.iter().flat_map(Progress::rest).cloned();
+            let held = held.map(|record| Outgoing { place: map.place_of(record.hash), ..record });
+            let records = held.chain(pack::pack(&batch.records, map, &self.limits)).collect();
             state.progress = Some(Progress::new(&batch, records));
+            state.last_wal_seq = batch.last_wal_seq;
         }
-        // It stays where it is, so that neither a failure nor a dropped call forgets it.
-        if let State { progress: Some(progress), mapping, pacer } = state {
-            rounds::drive(&mut Sending { sink: self, mapping, pacer }, progress).await?;
+        self.drive(state).await
+    }
+
+    fn held_from(&self) -> Option<i64> {
+        match self.held_from.load(Ordering::SeqCst) {
+            0 => None,
+            from => Some(from),
         }
-        state.progress = None;
-        Ok(())
+    }
+
+    async fn settle(&self) -> Result<(), SinkError> {
+        let mut state = self.state.lock().await;
+        self.drive(&mut state).await
     }
 }

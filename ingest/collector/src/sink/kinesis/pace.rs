@@ -105,6 +105,11 @@ impl Pacer {
         }
     }
 
+    /// True for a shard that is held back.
+    pub fn slows(&self, place: usize) -> bool {
+        self.0.contains_key(&place)
+    }
+
     /// Forgets everything: the shards are others now.
     pub fn clear(&mut self) {
         self.0.clear();
@@ -135,6 +140,8 @@ mod tests {
             explicit_hash_key: None,
             data: vec![0; 100 * 1024].into(),
             lines: 1,
+            first_wal_seq: 1,
+            hash: 0,
             place: *place,
         };
         places.iter().map(record).collect()

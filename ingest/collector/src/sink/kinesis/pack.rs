@@ -10,7 +10,7 @@ use super::KinesisLimits;
 use super::shards::ShardMap;
 use crate::sink::kpl::{Aggregate, OUTER_PARTITION_KEY, hash_of};
 use crate::sink::line::{Line, RecordCap};
-use crate::sink::{SinkBatch, SpoolRecord};
+use crate::sink::{RecordKind, SinkBatch, SpoolRecord};
 
 /// A record as Kinesis takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub(super) struct Outgoing {
     pub data: Bytes,
     /// Lines in it.
     pub lines: usize,
+    /// The lowest `wal_seq` that is not durable without it.
+    pub first_wal_seq: i64,
+    /// Where in the hash space it goes.
+    pub hash: u128,
     /// The shard it is predicted for, by its place in the map.
     pub place: usize,
 }
@@ -35,19 +39,23 @@ impl Outgoing {
 /// What a shard's lines are gathered in.
 struct Open {
     hash: u128,
+    first_wal_seq: i64,
     aggregate: Aggregate,
     /// The only line so far, to be sent raw should it stay alone.
     alone: Option<Line>,
 }
 
 impl Open {
-    fn new(line: Line, hash: u128) -> Self {
+    fn new(record: &SpoolRecord, line: Line, hash: u128) -> Self {
         let mut aggregate = Aggregate::new(hash);
         aggregate.push(&line.partition_key, &line.data);
-        Self { hash, aggregate, alone: Some(line) }
+        // A heartbeat carries the number before it, and consumes none.
+        let first_wal_seq = record.wal_seq + i64::from(record.kind == RecordKind::Heartbeat);
+        Self { hash, first_wal_seq, aggregate, alone: Some(line) }
     }
 
     fn close(self, place: usize) -> Outgoing {
+        let Self { hash, first_wal_seq, .. } = self;
         let lines = self.aggregate.len();
         match self.alone {
             Some(line) => Outgoing {
@@ -55,13 +63,17 @@ impl Open {
                 explicit_hash_key: None,
                 data: line.data,
                 lines,
+                first_wal_seq,
+                hash,
                 place,
             },
             None => Outgoing {
                 partition_key: OUTER_PARTITION_KEY.to_owned(),
-                explicit_hash_key: Some(self.hash.to_string()),
+                explicit_hash_key: Some(hash.to_string()),
                 data: self.aggregate.finish().into(),
                 lines,
+                first_wal_seq,
+                hash,
                 place,
             },
         }
@@ -91,7 +103,7 @@ pub(super) fn pack(
             gathered.alone = None;
             continue;
         }
-        if let Some(full) = slot.replace(Open::new(line, hash)) {
+        if let Some(full) = slot.replace(Open::new(record, line, hash)) {
             out.push(full.close(place));
         }
     }
@@ -140,7 +152,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::sink::RecordKind;
     use crate::sink::kpl::decode;
 
     fn record(wal_seq: i64, visitor: &str, padding: usize) -> SpoolRecord {
