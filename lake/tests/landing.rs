@@ -280,10 +280,10 @@ async fn raw_objects_hold_their_lines_by_kind_and_hour_and_are_never_written_twi
 async fn the_same_lines_come_back_from_either_format() {
     let folder = tempfile::tempdir().expect("temp");
     let lake = support::folder_lake(folder.path()).await;
-    // More than one batch of rows, and among them what is no event, and no text.
+    // More than one row group, and among them what is no event, and no text.
     let mut lines: Vec<Vec<u8>> = (0..4_000)
         .map(|n| {
-            let (url, filler) = (format!("https://shop.example/{}", n % 100), "x".repeat(n % 500));
+            let (url, filler) = (format!("https://shop.example/{}", n % 100), "x".repeat(n % 5_000));
             format!(
                 r#"{{"event_id":"e{n}","event_name":"page_view","source_protocol":"native","app_id":"shop","event_ts":"2026-11-23T00:00:00.000000Z","received_ts":"2026-11-23T00:59:59.000000Z","page_url":"{url}","properties":{{"n":{n}.10,"filler":"{filler}"}},"collector_id":"c","wal_seq":{n},"shard_id":"s","sequence_number":"{n}"}}"#
             )

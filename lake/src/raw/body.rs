@@ -26,16 +26,16 @@ const GZIP_LEVEL: u32 = 3;
 pub const COMPRESSOR_BYTES: u64 = 300 << 10;
 /// Lines are kept as they are until they are worth a compressor's memory.
 const PLAIN_BYTES: usize = 128 << 10;
-/// Rows are handed to the Parquet writer when their lines have this many bytes.
-const ROWS_BYTES: usize = 1 << 20;
+/// A row group is written when its lines have this many bytes. Between two of them the
+/// writer holds no encoders: each of some 70 columns would have contexts of zstd of its own,
+/// which no count of its memory shows.
+const ROW_GROUP_BYTES: usize = 8 << 20;
+/// Lines become so many times smaller as columns, about.
+const PACKED: usize = 8;
 /// Memory of a row beside its texts: offsets, numbers and flags of [`columns::SCHEMA`].
 const ROW_BYTES: usize = 512;
 /// Memory of empty builders.
 const BUILDERS_BYTES: usize = 32 << 10;
-/// A page of a column is compressed when it has this many bytes, or [`PAGE_ROWS`]: until
-/// then it takes its memory whole.
-const PAGE_BYTES: usize = 256 << 10;
-const PAGE_ROWS: usize = 8_192;
 /// Columns whose values hardly ever repeat: a dictionary of them is only work.
 const UNIQUE: &[&str] = &["event_id", "properties", "sequence_number", columns::OTHER];
 
@@ -167,7 +167,7 @@ impl Parquet {
     /// A row more, whose line has so many bytes.
     fn added(&mut self, bytes: usize) -> Result<(), ParquetError> {
         self.gathered += bytes + 1;
-        if self.gathered >= ROWS_BYTES { self.write() } else { Ok(()) }
+        if self.gathered >= ROW_GROUP_BYTES { self.write() } else { Ok(()) }
     }
 
     fn write(&mut self) -> Result<(), ParquetError> {
@@ -181,7 +181,8 @@ impl Parquet {
                 self.writer.insert(writer)
             }
         };
-        writer.write(&rows)
+        writer.write(&rows)?;
+        writer.flush()
     }
 
     fn finish(mut self) -> Result<Vec<u8>, ParquetError> {
@@ -192,18 +193,17 @@ impl Parquet {
         self.writer.map_or(Ok(Vec::new()), ArrowWriter::into_inner)
     }
 
-    /// Texts in builders that grew by doubling, a row's offsets and flags, and the writer.
+    /// Texts in builders that grew by doubling, a row's offsets and flags, and what is encoded.
     fn memory(&self) -> u64 {
         let rows = self.gathered * 3 / 2 + self.rows.rows() * ROW_BYTES + BUILDERS_BYTES;
-        let written = self.writer.as_ref().map_or(0, |w| w.inner().capacity() + w.memory_size());
+        let written = self.writer.as_ref().map_or(0, |writer| writer.inner().capacity());
         (rows + written) as u64
     }
 
     fn stored_bytes(&self) -> u64 {
-        match &self.writer {
-            Some(writer) => (writer.bytes_written() + writer.in_progress_size()) as u64,
-            None => self.gathered as u64,
-        }
+        // Of rows that are not encoded yet, what they take by then.
+        let written = self.writer.as_ref().map_or(0, ArrowWriter::bytes_written);
+        (written + self.gathered / PACKED) as u64
     }
 }
 
@@ -211,9 +211,6 @@ fn properties() -> WriterProperties {
     let level = ZstdLevel::try_new(ZSTD_LEVEL).unwrap_or_default();
     let mut properties = WriterProperties::builder()
         .set_compression(ParquetCompression::ZSTD(level))
-        .set_data_page_size_limit(PAGE_BYTES)
-        .set_dictionary_page_size_limit(PAGE_BYTES)
-        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_created_by(concat!("clickmill ", env!("CARGO_PKG_VERSION")).to_owned());
     for column in UNIQUE {
