@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs a benchmark: `python3 benches/run.py e1`, `collector` or `audit`.
+"""Runs a benchmark: `python3 benches/run.py e1`, `collector`, `audit` or `deliver`.
 
 Needs Python 3.9 or later; the engines compared come from PyPI, pinned in
 requirements.txt, into the ignored folder .env/. clickmill is built in release
@@ -16,6 +16,9 @@ agree, or the exit code is 1.
 disk: see collector.py.
 
 `audit` is `clickmill audit` over the lineage of --rows events: see audit.py.
+
+`deliver` is Kinesis records in memory to committed raw objects, against DuckDB: see
+deliver.py. --bin then names the program of benches/deliver.
 """
 
 import argparse
@@ -34,17 +37,19 @@ import venv
 
 import audit
 import collector
+import deliver
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
 ENV = ROOT / ".env"
 WORK = ENV / "bench"
+NOT_RUN = "clickmill not run"
 TABLES = "events,sessions,orders_enriched,product_daily"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("benchmark", choices=["e1", "collector", "audit"])
+    parser.add_argument("benchmark", choices=["e1", "collector", "audit", "deliver"])
     parser.add_argument("--rows", type=int, default=5_000_000, help="event lines to generate (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="measured runs of each engine (default: %(default)s)")
     parser.add_argument("--warm-up", action="store_true", help="one more round first, not counted")
@@ -60,6 +65,8 @@ def main():
         return measure_collector(args)
     if args.benchmark == "audit":
         return measure_audit(args)
+    if args.benchmark == "deliver":
+        return measure_deliver(args)
 
     engines = args.engines.split(",")
     unknown = set(engines) - {"clickmill", "duckdb", "polars"}
@@ -105,6 +112,17 @@ def measure_audit(args):
     print(report)
     if args.save:
         (HERE / "RESULTS-audit.md").write_text(report + "\n")
+
+
+def measure_deliver(args):
+    python = python_with_engines()
+    binary = args.bin.resolve() if args.bin else built("clickmill-bench-deliver")
+    bench = deliver.Bench(binary, python, WORK, args.rounds, note)
+    head = versions(python, None, "clickmill")
+    report = f"# Delivery\n\n{head}\n\n{bench.run(generated(python, args.rows))}"
+    print(report)
+    if args.save:
+        (HERE / "RESULTS-deliver.md").write_text(report + "\n")
 
 
 def measure(args, python, binary, engines, rows):
@@ -250,12 +268,12 @@ def growth(results):
     return "\n".join(lines)
 
 
-def versions(python, binary):
+def versions(python, binary, ours=NOT_RUN):
     names = "import duckdb, polars, deltalake; print(f'DuckDB {duckdb.__version__}, Polars {polars.__version__}')"
     engines = subprocess.run([str(python), "-c", names], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
-    ours = "clickmill not run"
     if binary:
         ours = subprocess.run([str(binary), "--version"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+    if ours != NOT_RUN:
         commit = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True
         ).stdout.strip()

@@ -2,6 +2,7 @@
 //! into it exactly once, and the Delta tables.
 
 pub mod aws;
+pub mod columns;
 mod error;
 pub mod history;
 pub mod landing;

@@ -1,29 +1,34 @@
-//! The raw zone: immutable objects of JSON lines, by arrival hour.
+//! The raw zone: immutable objects of JSON lines or Parquet, by arrival hour.
 //!
-//! `raw/<events|rejects|heartbeats>/dt=YYYY-MM-DD/hour=HH/<source>-<first>-<last>.json.gz`;
+//! `raw/<events|rejects|heartbeats>/dt=YYYY-MM-DD/hour=HH/<source>-<first>-<last>.<json.gz|parquet>`;
 //! date and hour are those of `received_ts` in UTC, `<source>` is the chain's
 //! [`Source::stem`], `<first>` and `<last>` the positions of its first and last
 //! line. Where that name is taken (an attempt before a crash left it behind)
 //! eight random hex digits follow: `...-<last>.<8 hex>.json.gz`. An object that
-//! exists is never written again.
+//! exists is never written again. Objects of both formats stand side by side: [`read`]
+//! reads them, [`columns`] says what Parquet holds.
 //!
 //! [`RawWriter`] holds at most [`MAX_OPEN_OBJECTS`] objects in memory, compressed
 //! once they are worth it; a crash loses none that was committed, since only
 //! [`crate::landing`] makes objects count.
 
+mod body;
+pub mod columns;
+pub mod read;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::{self, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use clickmill_schemas::{Date, Timestamp};
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use clickmill_schemas::{Date, Timestamp, WholeEvent};
 use memchr::{memchr, memmem};
 use object_store::path::Path;
 use object_store::{Error, ObjectStore, PutMode, PutOptions};
 use serde::{Deserialize, Serialize};
+
+use body::Body;
+pub use body::{COMPRESSOR_BYTES, RawFormat};
 
 use crate::LakeError;
 use crate::landing::{LandedObject, Source};
@@ -33,14 +38,6 @@ use crate::store::Lake;
 pub const OBJECT_BYTES: u64 = 128 << 20;
 /// Objects being written at once; beyond it the largest is cut.
 pub const MAX_OPEN_OBJECTS: usize = 64;
-/// gzip level: 3 costs half of 6's time for a twentieth more bytes on JSON lines.
-const GZIP_LEVEL: u32 = 3;
-/// Memory of one compressor beside what it has produced: windows, hash chains and
-/// buffers of deflate, as zlib's manual gives them for its defaults (268 KiB) and
-/// the buffer of 32 KiB before it.
-pub const COMPRESSOR_BYTES: u64 = 300 << 10;
-/// Lines are kept as they are until they are worth a compressor's memory.
-const PLAIN_BYTES: usize = 128 << 10;
 /// Other tasks get their turn after this many lines.
 const YIELD_LINES: u32 = 256;
 
@@ -174,17 +171,19 @@ pub struct RawWriter {
     store: Arc<dyn ObjectStore>,
     stem: String,
     object_bytes: u64,
+    format: RawFormat,
     open: BTreeMap<Partition, OpenObject>,
     finished: Vec<LandedObject>,
     lines: u32,
 }
 
-/// An hour of one kind.
+/// An hour of one kind, in one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Partition {
     kind: RawKind,
     date: Date,
     hour: u8,
+    format: RawFormat,
 }
 
 struct OpenObject {
@@ -194,14 +193,8 @@ struct OpenObject {
     first: String,
     last: String,
     event_dates: BTreeSet<Date>,
-    min_received_ts: Timestamp,
-    max_received_ts: Timestamp,
-}
-
-/// The lines of an open object.
-enum Body {
-    Plain(Vec<u8>),
-    Gzip(Box<GzEncoder<Vec<u8>>>),
+    /// Least and greatest; `None` before the first line.
+    received_ts: Option<(Timestamp, Timestamp)>,
 }
 
 impl RawWriter {
@@ -212,6 +205,7 @@ impl RawWriter {
             store: Arc::clone(lake.store()),
             stem: source.stem(),
             object_bytes: OBJECT_BYTES,
+            format: RawFormat::default(),
             open: BTreeMap::new(),
             finished: Vec::new(),
             lines: 0,
@@ -222,6 +216,13 @@ impl RawWriter {
     #[must_use]
     pub fn with_object_bytes(mut self, object_bytes: u64) -> Self {
         self.object_bytes = object_bytes.max(1);
+        self
+    }
+
+    /// Stores events in another format.
+    #[must_use]
+    pub fn with_format(mut self, format: RawFormat) -> Self {
+        self.format = format;
         self
     }
 
@@ -243,23 +244,56 @@ impl RawWriter {
     /// [`LakeError::Store`] where a full object could not be written. The writer
     /// is then of no more use: drop it, and start again from the chain.
     pub async fn push(&mut self, line: RawLine<'_>, position: &str) -> Result<(), LakeError> {
-        let partition = Partition {
-            kind: line.kind,
-            date: line.received_ts.date(),
-            hour: line.received_ts.hour(),
-        };
+        // Columns hold text: a line that is none keeps its bytes in an object of lines.
+        let is_text = line.kind == RawKind::Events && std::str::from_utf8(line.bytes).is_ok();
+        let format = if is_text { self.format } else { RawFormat::Json };
+        let partition = Partition::of(line.kind, line.received_ts, format);
+        let object = self.object(partition, position).await?;
+        object.body.add(line.bytes)?;
+        object.note(line.received_ts, line.event_date, line.bytes.len(), position);
+        self.added(partition).await
+    }
+
+    /// As [`RawWriter::push`], of an event that is decoded, and whose line has so many `bytes`.
+    ///
+    /// # Errors
+    /// As [`RawWriter::push`].
+    pub async fn push_event(
+        &mut self,
+        whole: &WholeEvent<'_>,
+        bytes: usize,
+        position: &str,
+    ) -> Result<(), LakeError> {
+        let received_ts = whole.event.received_ts();
+        let partition = Partition::of(RawKind::Events, received_ts, self.format);
+        let object = self.object(partition, position).await?;
+        object.body.add_event(whole, bytes)?;
+        object.note(received_ts, Some(whole.event.event_ts().date()), bytes, position);
+        self.added(partition).await
+    }
+
+    /// The open object of a partition.
+    async fn object(
+        &mut self,
+        partition: Partition,
+        position: &str,
+    ) -> Result<&mut OpenObject, LakeError> {
         if !self.open.contains_key(&partition) && self.open.len() >= MAX_OPEN_OBJECTS {
             let largest = self.open.iter().max_by_key(|(_, object)| object.bytes_in);
             if let Some(largest) = largest.map(|(partition, _)| *partition) {
                 self.cut(largest).await?;
             }
         }
-        let object = self
+        Ok(self
             .open
             .entry(partition)
-            .or_insert_with(|| OpenObject::new(line.received_ts, position));
-        object.add(&line, position)?;
-        if object.bytes_in >= self.object_bytes {
+            .or_insert_with(|| OpenObject::new(partition.format, position)))
+    }
+
+    /// After each line.
+    async fn added(&mut self, partition: Partition) -> Result<(), LakeError> {
+        let is_full = |object: &OpenObject| object.bytes_in >= self.object_bytes;
+        if self.open.get(&partition).is_some_and(is_full) {
             self.cut(partition).await?;
         }
         self.lines += 1;
@@ -274,7 +308,8 @@ impl RawWriter {
     /// # Errors
     /// [`LakeError::Store`], as [`RawWriter::push`].
     pub async fn finish(mut self) -> Result<Vec<LandedObject>, LakeError> {
-        while let Some(partition) = self.open.keys().next().copied() {
+        let open: Vec<Partition> = self.open.keys().copied().collect();
+        for partition in open {
             self.cut(partition).await?;
         }
         self.finished.sort_by(|a, b| a.path.cmp(&b.path));
@@ -283,10 +318,12 @@ impl RawWriter {
 
     async fn cut(&mut self, partition: Partition) -> Result<(), LakeError> {
         let Some(object) = self.open.remove(&partition) else { return Ok(()) };
-        let bytes = Bytes::from(object.body.finish().map_err(LakeError::Compress)?);
+        let Some((min_received_ts, max_received_ts)) = object.received_ts else { return Ok(()) };
+        let bytes = Bytes::from(object.body.finish()?);
         let crc32c = format!("{:08x}", crc32c::crc32c(&bytes));
         let name = format!("{}-{}-{}", self.stem, object.first, object.last);
-        let mut path = partition.folder().join(format!("{name}.json.gz"));
+        let extension = partition.format.extension();
+        let mut path = partition.folder().join(format!("{name}.{extension}"));
         let length = bytes.len() as u64;
         let create = || PutOptions::from(PutMode::Create);
         clickmill_failpoint::hit("raw.before_put");
@@ -295,7 +332,7 @@ impl RawWriter {
             // An attempt that never committed, or this one, repeated inside the
             // client. Either way nobody may count on what lies there.
             let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
-            path = partition.folder().join(format!("{name}.{:08x}.json.gz", random >> 32));
+            path = partition.folder().join(format!("{name}.{:08x}.{extension}", random >> 32));
             put = self.store.put_opts(&path, bytes.into(), create()).await;
         }
         let put = put.map_err(|error| LakeError::store("write", &path, error))?;
@@ -308,88 +345,53 @@ impl RawWriter {
             crc32c,
             etag: put.e_tag,
             event_dates: object.event_dates.into_iter().collect(),
-            min_received_ts: object.min_received_ts,
-            max_received_ts: object.max_received_ts,
+            min_received_ts,
+            max_received_ts,
         });
         Ok(())
     }
 }
 
 impl Partition {
+    fn of(kind: RawKind, received: Timestamp, format: RawFormat) -> Self {
+        Self { kind, date: received.date(), hour: received.hour(), format }
+    }
+
     fn folder(self) -> Path {
         Path::from(format!("raw/{}/dt={}/hour={:02}", self.kind, self.date, self.hour))
     }
 }
 
 impl OpenObject {
-    fn new(received_ts: Timestamp, first: &str) -> Self {
+    fn new(format: RawFormat, first: &str) -> Self {
         Self {
-            body: Body::Plain(Vec::new()),
+            body: Body::new(format),
             bytes_in: 0,
             records: 0,
             first: first.to_owned(),
             last: first.to_owned(),
             event_dates: BTreeSet::new(),
-            min_received_ts: received_ts,
-            max_received_ts: received_ts,
+            received_ts: None,
         }
     }
 
-    fn add(&mut self, line: &RawLine<'_>, position: &str) -> Result<(), LakeError> {
-        self.body.add(line.bytes).map_err(LakeError::Compress)?;
-        self.bytes_in += line.bytes.len() as u64 + 1;
+    /// Takes note of a line that was added to the body.
+    fn note(
+        &mut self,
+        received: Timestamp,
+        event_date: Option<Date>,
+        bytes: usize,
+        position: &str,
+    ) {
+        self.bytes_in += bytes as u64 + 1;
         self.records += 1;
         if self.last != position {
             position.clone_into(&mut self.last);
         }
-        self.event_dates.extend(line.event_date);
-        self.min_received_ts = self.min_received_ts.min(line.received_ts);
-        self.max_received_ts = self.max_received_ts.max(line.received_ts);
-        Ok(())
+        self.event_dates.extend(event_date);
+        let (min, max) = self.received_ts.unwrap_or((received, received));
+        self.received_ts = Some((min.min(received), max.max(received)));
     }
-}
-
-impl Body {
-    fn add(&mut self, line: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Plain(lines) => {
-                lines.extend_from_slice(line);
-                lines.push(b'\n');
-                if lines.len() >= PLAIN_BYTES {
-                    *self = Self::Gzip(Box::new(compressed(lines)?));
-                }
-                Ok(())
-            }
-            Self::Gzip(gzip) => gzip.write_all(line).and_then(|()| gzip.write_all(b"\n")),
-        }
-    }
-
-    fn finish(self) -> io::Result<Vec<u8>> {
-        match self {
-            Self::Plain(lines) => compressed(&lines)?.finish(),
-            Self::Gzip(gzip) => gzip.finish(),
-        }
-    }
-
-    fn memory(&self) -> u64 {
-        match self {
-            Self::Plain(lines) => lines.capacity() as u64,
-            Self::Gzip(gzip) => gzip.get_ref().capacity() as u64 + COMPRESSOR_BYTES,
-        }
-    }
-
-    fn stored_bytes(&self) -> u64 {
-        match self {
-            Self::Plain(lines) => lines.len() as u64,
-            Self::Gzip(gzip) => gzip.get_ref().len() as u64,
-        }
-    }
-}
-
-fn compressed(lines: &[u8]) -> io::Result<GzEncoder<Vec<u8>>> {
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
-    gzip.write_all(lines)?;
-    Ok(gzip)
 }
 
 #[cfg(test)]

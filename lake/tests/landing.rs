@@ -14,7 +14,7 @@ use bytes::Bytes;
 use clickmill_lake::landing::{
     Beginning, Chain, Decided, NewCommit, Source, commits_after, list_sources, survey,
 };
-use clickmill_lake::raw::{MAX_OPEN_OBJECTS, RawKind, RawLine, RawWriter};
+use clickmill_lake::raw::{MAX_OPEN_OBJECTS, RawFormat, RawKind, RawLine, RawWriter, read};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use futures::stream::BoxStream;
@@ -274,6 +274,73 @@ async fn raw_objects_hold_their_lines_by_kind_and_hour_and_are_never_written_twi
     let again = write().await;
     assert!(again.iter().zip(&objects).all(|(a, b)| a.path != b.path && a.crc32c == b.crc32c));
     assert_eq!(std::fs::read(folder.path().join(paths[0])).expect("reads"), stored);
+}
+
+#[tokio::test]
+async fn the_same_lines_come_back_from_either_format() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    // More than one row group, and among them what is no event, and no text.
+    let mut lines: Vec<Vec<u8>> = (0..4_000)
+        .map(|n| {
+            let (url, filler) = (format!("https://shop.example/{}", n % 100), "x".repeat(n % 5_000));
+            format!(
+                r#"{{"event_id":"e{n}","event_name":"page_view","source_protocol":"native","app_id":"shop","event_ts":"2026-11-23T00:00:00.000000Z","received_ts":"2026-11-23T00:59:59.000000Z","page_url":"{url}","properties":{{"n":{n}.10,"filler":"{filler}"}},"collector_id":"c","wal_seq":{n},"shard_id":"s","sequence_number":"{n}"}}"#
+            )
+            .into_bytes()
+        })
+        .collect();
+    lines[1] = br#"{"event_id":"odd","event_ts":"2026-11-23T00:00:00Z","received_ts":"2026-11-23T00:00:00Z","wal_seq":1}"#.to_vec();
+    lines[2] = b"{\"event_id\":\"\xff\",\"event_ts\":\"2026-11-23T00:00:00Z\",\"received_ts\":\"2026-11-23T00:00:00Z\"}".to_vec();
+    let mut lineages = Vec::new();
+    for format in [RawFormat::Json, RawFormat::Parquet] {
+        let mut writer = RawWriter::new(&lake, &source()).with_format(format);
+        for (n, line) in lines.iter().enumerate() {
+            let received_ts = Timestamp::parse("2026-11-23T00:00:00Z").expect("a time");
+            let (kind, event_date) = (RawKind::Events, Some(received_ts.date()));
+            let line = RawLine { kind, received_ts, event_date, bytes: line };
+            writer.push(line, &n.to_string()).await.expect("pushes");
+        }
+        assert!(writer.memory() > 0 && writer.stored_bytes() > 0);
+        let objects = writer.finish().await.expect("finishes");
+        let (mut back, mut lineage) = (Vec::new(), Vec::new());
+        for object in &objects {
+            let stored = std::fs::read(folder.path().join(&object.path)).expect("reads");
+            let bytes = bytes::Bytes::from(stored);
+            let before = back.len();
+            read::for_each_line(&bytes, &object.path, |number, line| {
+                back.push(line.to_vec());
+                assert_eq!(number as usize, back.len() - before);
+                Ok::<_, LakeError>(true)
+            })
+            .expect("reads");
+            assert_eq!((back.len() - before) as u64, object.records);
+            lineage.extend(read::lineage(&bytes, &object.path).expect("reads"));
+        }
+        back.sort_unstable();
+        let mut sent = lines.clone();
+        sent.sort_unstable();
+        assert!(back == sent, "{format:?}");
+        lineage.sort_by_key(|one| (one.wal_seq, one.sequence_number.clone()));
+        lineages.push(lineage);
+        let suffixes: Vec<_> =
+            objects.iter().map(|object| object.path.ends_with(".parquet")).collect();
+        // What is no text cannot stand in a column: it has an object of lines beside.
+        let expected = if format == RawFormat::Json { vec![false] } else { vec![true, false] };
+        assert_eq!(suffixes, expected);
+    }
+    assert_eq!(lineages[0], lineages[1]);
+}
+
+#[tokio::test]
+async fn a_damaged_parquet_object_is_an_error_that_names_it() {
+    for bytes in [&b"PAR1"[..], b"PAR1 and no footer PAR1"] {
+        let bytes = bytes::Bytes::from_static(bytes);
+        let visit = |_, _: read::Line<'_>| Ok::<_, LakeError>(true);
+        let error = read::for_each(&bytes, "raw/x.parquet", visit).expect_err("is damaged");
+        assert!(error.to_string().starts_with("raw/x.parquet is damaged"), "{error}");
+        assert!(read::lineage(&bytes, "raw/x.parquet").is_err());
+    }
 }
 
 #[tokio::test]

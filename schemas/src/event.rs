@@ -6,11 +6,14 @@
 //! value leaves `properties` only where its column holds it exactly.
 
 mod encode;
+mod keys;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use keys::{EVENT_KEYS, WholeEvent, encode_whole};
 
 use crate::json::cow;
 use crate::{Money, RawJson, Timestamp};
@@ -307,6 +310,19 @@ impl EventTime {
         self.client_ts
     }
 
+    /// As it was decided before and stored, field by field.
+    #[must_use]
+    pub const fn stored(
+        event_ts: Timestamp,
+        event_ts_reason: Option<TimeReason>,
+        client_ts: Option<Timestamp>,
+        sent_ts: Option<Timestamp>,
+        received_ts: Timestamp,
+        clock_skew_ms: Option<i64>,
+    ) -> Self {
+        Self { event_ts, event_ts_reason, client_ts, sent_ts, received_ts, clock_skew_ms }
+    }
+
     /// From history: `event_ts` is taken as it is, however old.
     #[must_use]
     pub fn historic(event_ts: Timestamp, received_ts: Timestamp) -> Self {
@@ -449,6 +465,12 @@ impl<'a> Event<'a> {
 }
 
 impl TimeReason {
+    /// The reason of a [`TimeReason::code`].
+    #[must_use]
+    pub fn of_code(code: &str) -> Option<Self> {
+        [Self::Missing, Self::Past, Self::Future].into_iter().find(|one| one.code() == code)
+    }
+
     /// Its code in tables and on the wire.
     #[must_use]
     pub const fn code(self) -> &'static str {

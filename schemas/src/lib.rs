@@ -20,6 +20,7 @@
 
 mod event;
 mod json;
+mod lineage;
 mod money;
 pub mod names;
 mod scan;
@@ -28,8 +29,11 @@ mod time;
 pub mod values;
 mod wire;
 
-pub use event::{Event, EventTime, Item, MAX_FUTURE, MAX_PAST, TimeReason};
+pub use event::{
+    EVENT_KEYS, Event, EventTime, Item, MAX_FUTURE, MAX_PAST, TimeReason, WholeEvent, encode_whole,
+};
 pub use json::{JsonError, ObjectBuilder, RawJson, compact};
+pub use lineage::Lineage;
 pub use money::{Money, MoneyError};
 pub use scan::{Json, JsonKind, ScanError};
 pub use time::{Date, Timestamp, TimestampError};

@@ -136,16 +136,18 @@ impl SinkChoice {
     /// Constructs it, with the batches that suit it.
     pub async fn open(
         &self,
-        lake: &str,
-        config: &CollectorConfig,
+        context: &Context,
         metrics: &Arc<Metrics>,
     ) -> anyhow::Result<(Arc<dyn Sink>, BatchLimits)> {
+        let config = &context.config.collector;
         match self {
             Self::Lake => {
-                let lake = Lake::open(lake)
+                let lake = Lake::open(&context.lake)
                     .await
-                    .with_context(|| format!("cannot open the lake {lake}"))?;
-                Ok((Arc::new(LakeSink::new(lake)), BatchLimits::default()))
+                    .with_context(|| format!("cannot open the lake {}", context.lake))?;
+                let format = context.config.deliver.format.unwrap_or_default();
+                let sink = LakeSink::new(lake).with_format(format);
+                Ok((Arc::new(sink), BatchLimits::default()))
             }
             Self::Kinesis(stream) => {
                 let client = aws_sdk_kinesis::Client::new(&clickmill_lake::aws::sdk_config().await);
@@ -243,7 +245,7 @@ impl Opened {
             eprintln!("warning: {advice}");
         }
         let metrics = Arc::new(Metrics::default());
-        let (opened, limits) = sink.open(&context.lake, config, &metrics).await?;
+        let (opened, limits) = sink.open(context, &metrics).await?;
         let plan = match args.plan.as_ref().or(config.plan.as_ref()).map(PlanFile::open) {
             Some(Ok(plan)) => Some(plan),
             Some(Err(error)) => {

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +12,10 @@ use axum::http::header::CONTENT_TYPE;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use clickmill_delivery::kinesis::{
     self, Begin, DeliverConfig, DeliverReport, LeaseSetting, Leases, Monitor, ShardPhase, Status,
-    Until,
+    Until, WorkerName,
 };
 use clickmill_lake::Lake;
+use clickmill_lake::raw::RawFormat;
 use tokio_util::sync::CancellationToken;
 
 use super::collect::stop_signal;
@@ -33,7 +35,9 @@ Examples:
   clickmill --lake s3://shop-lake/clicks deliver --stream clicks
   clickmill deliver --stream clicks --once        up to now, then end (before an ETL run)
   clickmill deliver --stream clicks --from 2026-11-23T00:00:00Z
+  clickmill deliver --stream clicks --format parquet
   clickmill deliver --stream clicks --leases dynamodb=clickmill-clicks
+  clickmill deliver --stream clicks --state /var/lib/clickmill
   clickmill deliver --stream clicks --metrics-listen 127.0.0.1:9108
   clickmill deliver status --stream clicks        who reads what, and how far behind
 
@@ -60,6 +64,11 @@ pub struct Args {
     #[arg(long, value_name = "SECONDS")]
     max_age: Option<u64>,
 
+    /// How raw objects of events are stored: json (JSON lines, gzip) or parquet (zstd). All that
+    /// reads them reads both, side by side [default: json]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<RawFormat>,
+
     /// Where to begin a stream that this lake has nothing of yet: trim_horizon (its oldest
     /// record), latest, or a time as 2026-11-23T17:40:00Z. Checkpoints always win
     /// [default: trim_horizon]
@@ -70,6 +79,11 @@ pub struct Args {
     /// layout) or none (this one reads all) [default: lake; none with --once]
     #[arg(long, value_name = "WHERE")]
     leases: Option<LeaseSetting>,
+
+    /// A folder on this machine that keeps the worker's name: killed and started again, it goes on
+    /// with its own shards at once, without waiting for --leases to expire [default: a new name]
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 
     /// Serve Prometheus metrics at http://ADDRESS/metrics; they name the stream and its shards
     #[arg(long, value_name = "ADDRESS")]
@@ -126,6 +140,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let until = if args.once { Until::CaughtUp } else { Until::Cancelled };
     let mut settings = context.config.deliver.clone();
     settings.max_age_seconds = args.max_age.or(settings.max_age_seconds);
+    settings.format = args.format.or(settings.format);
     let mut config = DeliverConfig::new(&stream, until).with_settings(&settings);
     config.from = args.from.unwrap_or_default();
     let aws = clickmill_lake::aws::sdk_config().await;
@@ -133,6 +148,19 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         config.leases = Leases::new(&leases, &aws);
     }
     let lake = open(context).await?;
+    // Held until the end: the name is this process' as long as it lives.
+    let name = match args.state.as_ref().or(settings.state.as_ref()) {
+        Some(folder) => {
+            Some(WorkerName::claim(folder, &stream, lake.url().as_str()).with_context(|| {
+                format!(
+                    "cannot keep the worker's name in {}; give --state a folder",
+                    folder.display()
+                )
+            })?)
+        }
+        None => None,
+    };
+    config.worker = name.as_ref().map(|name| name.as_str().to_owned());
     let client = kinesis::client(&aws);
     let monitor = Arc::new(Monitor::default());
     let cancel = CancellationToken::new();

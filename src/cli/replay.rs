@@ -4,18 +4,21 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Subcommand, ValueEnum};
+use clickmill_delivery::kinesis::{self, DeliverConfig, Until};
 use clickmill_lake::Lake;
 use clickmill_schemas::Timestamp;
 use clickmill_transform::replay::{self, RejectsReport, ReplayRange};
 use clickmill_transform::{RunOptions, Silent};
+use tokio_util::sync::CancellationToken;
 
 use super::EXIT_USAGE;
 use super::audit::parse_time;
+use super::collect::stop_signal;
 use crate::context::Context;
 
-/// Take in again what was taken before: raw objects, or rejects after a fix
+/// Take in again what was taken before: raw objects, records of a stream, or rejects after a fix
 ///
-/// Both can be run as often as one likes: what the tables hold already changes
+/// All can be run as often as one likes: what the tables hold already changes
 /// nothing, however old it is.
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,6 +29,7 @@ pub struct Args {
 #[derive(Subcommand)]
 enum What {
     Raw(RawArgs),
+    Stream(StreamArgs),
     Rejects(RejectsArgs),
 }
 
@@ -49,6 +53,37 @@ struct RawArgs {
     /// Beginnings of paths in the lake [default: everything in the range of time]
     #[arg(value_name = "PREFIX")]
     prefixes: Vec<String>,
+}
+
+/// Land records again that the stream still holds, where their raw objects or rows are gone
+///
+/// Reads what arrived in the range, by Kinesis' clock, from every shard, and lands it in
+/// chains of its own; the next `etl run` makes rows of what the tables lack, and of nothing
+/// else. What an earlier replay landed is left out, and so is what `clickmill deliver`
+/// has yet to land. Of a delivery that began late, it lands what came before.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  clickmill replay stream clicks --from 2026-11-23T17:00:00Z --to 2026-11-23T18:00:00Z
+  clickmill replay stream clicks --from 2026-11-23 && clickmill etl run
+
+Exit codes: 0 done; 1 failed, run it again to go on; 2 usage.")]
+struct StreamArgs {
+    /// The stream's name
+    #[arg(value_name = "STREAM")]
+    stream: String,
+
+    /// Arrived at this time or later: 2026-11-23 or 2026-11-23T17:40:00Z
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    from: Timestamp,
+
+    /// Arrived before this time [default: now]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    to: Option<Timestamp>,
+
+    /// How the report is printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
 }
 
 /// Decode rejects again, and land those that are events by now
@@ -91,21 +126,64 @@ enum Format {
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let (range, prefixes) = match &args.what {
-        What::Raw(args) => (&args.range, args.prefixes.clone()),
-        What::Rejects(args) => (&args.range, Vec::new()),
+    let (from, to) = match &args.what {
+        What::Raw(RawArgs { range, .. }) | What::Rejects(RejectsArgs { range }) => {
+            (range.from, range.to)
+        }
+        What::Stream(args) => (Some(args.from), Some(args.to.unwrap_or_else(Timestamp::now))),
     };
-    if range.from.zip(range.to).is_some_and(|(from, to)| from >= to) {
+    if from.zip(to).is_some_and(|(from, to)| from >= to) {
         eprintln!("error: --from is not before --to");
         return Ok(ExitCode::from(EXIT_USAGE));
     }
     let lake = Lake::open(&context.lake).await?;
-    let (format, range) = (range.format, ReplayRange { from: range.from, to: range.to, prefixes });
     match args.what {
-        What::Raw(_) => raw(&lake, context, &range, format).await?,
-        What::Rejects(_) => rejects(&lake, &range, format).await?,
+        What::Raw(RawArgs { range, prefixes }) => {
+            raw(&lake, context, &ReplayRange { from, to, prefixes }, range.format).await?;
+        }
+        What::Rejects(RejectsArgs { range }) => {
+            rejects(&lake, &ReplayRange { from, to, prefixes: Vec::new() }, range.format).await?;
+        }
+        What::Stream(args) => stream(&lake, context, &args).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn stream(lake: &Lake, context: &Context, args: &StreamArgs) -> anyhow::Result<()> {
+    let config = DeliverConfig::new(&args.stream, Until::CaughtUp);
+    let config = config.with_settings(&context.config.deliver);
+    let range =
+        kinesis::ReplayRange { from: args.from, to: args.to.unwrap_or_else(Timestamp::now) };
+    let client = kinesis::client(&clickmill_lake::aws::sdk_config().await);
+    let cancel = CancellationToken::new();
+    let stop = stop_signal()?;
+    tokio::spawn({
+        let cancel = cancel.clone();
+        async move {
+            stop.await;
+            cancel.cancel();
+        }
+    });
+    let report = kinesis::replay(&config, range, lake, &client, &cancel).await?;
+    if args.format == Format::Json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        println!(
+            "Of {} records in {} shards {} events and {} rejects were landed; {} records had been \
+             landed by a replay before, {} are for `clickmill deliver` to land.",
+            report.records,
+            report.shards,
+            report.events,
+            report.rejects,
+            report.landed_before,
+            report.yet_to_come,
+        );
+        if report.events + report.rejects > 0 {
+            println!("next: clickmill etl run");
+        }
+    }
+    anyhow::ensure!(!cancel.is_cancelled(), "stopped before the end of the range: run it again");
+    Ok(())
 }
 
 async fn raw(

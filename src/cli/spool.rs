@@ -320,8 +320,7 @@ async fn replay(args: ReplayArgs, context: &Context) -> anyhow::Result<ExitCode>
         eprintln!("the spool is empty");
         return Ok(ExitCode::SUCCESS);
     };
-    let config = &context.config.collector;
-    let (sink, limits) = args.sink.open(&context.lake, config, &Arc::default()).await?;
+    let (sink, limits) = args.sink.open(context, &Arc::default()).await?;
     let has = sink.resume_after(&collector_id).await.context("cannot ask the sink what it has")?;
     let in_order = has.unwrap_or(0) + 1;
     if args.sink == SinkChoice::Lake && from > in_order {

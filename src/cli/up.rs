@@ -6,6 +6,7 @@ use std::time::Duration;
 use clickmill_delivery::firehose::RawLocation;
 use clickmill_delivery::kinesis::{self, DeliverConfig, Leases, Until};
 use clickmill_lake::Lake;
+use clickmill_transform::sources::Notice;
 use clickmill_transform::{DailyJobs, RunOptions, RunReport, Silent};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -86,7 +87,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     etl.await?;
     let _ = super::etl::land_foreign(&lake, &context.config.raw).await;
     let report = clickmill_transform::run(&lake, &options, &Silent).await?;
-    say(&report);
+    say(&report, &mut Vec::new());
     eprintln!("clickmill up: {}", describe_drain(drained.left, &spool));
     Ok(ExitCode::SUCCESS)
 }
@@ -130,6 +131,7 @@ async fn schedule(
     stop: CancellationToken,
 ) {
     let mut wait = every;
+    let mut said = Vec::new();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -140,7 +142,7 @@ async fn schedule(
         match clickmill_transform::run(&lake, &options, &Silent).await {
             Ok(report) => {
                 wait = every;
-                say(&report);
+                say(&report, &mut said);
             }
             Err(error) => {
                 wait = (wait * FAILURE_FACTOR).min(MAX_WAIT);
@@ -154,7 +156,8 @@ async fn schedule(
     }
 }
 
-fn say(report: &RunReport) {
+/// Says what a run did, and of its notices those that the run before had not.
+fn say(report: &RunReport, said: &mut Vec<Notice>) {
     for batch in &report.batches {
         let count =
             |name: &str| -> u64 { batch.jobs.iter().filter_map(|job| job.counts.get(name)).sum() };
@@ -166,7 +169,48 @@ fn say(report: &RunReport) {
             count("rejects")
         );
     }
-    for notice in report.notices.iter().filter(|_| !report.batches.is_empty()) {
+    if report.batches.is_empty() {
+        return;
+    }
+    for notice in news(&report.notices, said) {
         eprintln!("note: {notice}");
+    }
+}
+
+/// What was not said of the run before. What went away and comes back is said again.
+fn news(notices: &[Notice], said: &mut Vec<Notice>) -> Vec<Notice> {
+    let before = std::mem::replace(said, notices.to_vec());
+    notices.iter().filter(|notice| !before.contains(notice)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use clickmill_transform::sources::Severity;
+
+    use super::*;
+
+    #[test]
+    fn a_notice_is_said_when_it_comes_and_not_each_cycle() {
+        let notice = |subject: &str| Notice {
+            source: "shop".to_owned(),
+            subject: subject.to_owned(),
+            severity: Severity::Problem,
+            problem: "it is left out".to_owned(),
+            advice: "look".to_owned(),
+        };
+        let mut said = Vec::new();
+        let runs: [(&[&str], &[&str]); 5] = [
+            (&["a"], &["a"]),
+            (&["a"], &[]),
+            (&["a", "b"], &["b"]),
+            (&["b"], &[]),
+            (&["a"], &["a"]),
+        ];
+        for (found, expected) in runs {
+            let found: Vec<Notice> = found.iter().map(|subject| notice(subject)).collect();
+            let news = news(&found, &mut said);
+            let news: Vec<&str> = news.iter().map(|notice| notice.subject.as_str()).collect();
+            assert_eq!(news, expected);
+        }
     }
 }

@@ -8,6 +8,7 @@ import base64
 import collections
 import contextlib
 import datetime
+import decimal
 import gzip
 import http.client
 import json
@@ -27,6 +28,7 @@ import urllib.request
 
 import deltalake
 import duckdb
+import pyarrow.parquet
 
 BIN = os.environ["CLICKMILL_TEST_BIN"]
 BUCKET = os.environ.get("CLICKMILL_TEST_BUCKET", "")
@@ -341,8 +343,28 @@ def landed(lake, kind="events"):
     for commit in commits(lake):
         for one in commit["objects"]:
             if one["kind"] == kind:
-                with gzip.open(pathlib.Path(lake) / one["path"]) as content:
-                    lines += [json.loads(line) for line in content]
+                lines += lines_of(pathlib.Path(lake) / one["path"])
+    return lines
+
+
+def lines_of(path):
+    """An object's lines, whichever format it has. Numbers with a point are decimals, digit by digit."""
+    exact = dict(parse_float=decimal.Decimal)
+    if path.suffix != ".parquet":
+        with gzip.open(path) as content:
+            return [json.loads(line, **exact) for line in content]
+    lines = []
+    for row in pyarrow.parquet.read_table(path).to_pylist():
+        other = json.loads(row.pop("other") or "{}", **exact)
+        line = {key: value for key, value in row.items() if value is not None}
+        for key, value in line.items():
+            if isinstance(value, datetime.datetime):
+                line[key] = value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            elif key in ("properties", "context", "consent"):
+                line[key] = json.loads(value, **exact)
+            elif key == "items":
+                line[key] = [{name: one for name, one in item.items() if one is not None} for item in value]
+        lines.append(dict(line, **other))
     return lines
 
 

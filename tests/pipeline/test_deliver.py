@@ -405,7 +405,7 @@ class Memory(deliveries.Deliver):
     SHARDS = 16
     HOURS = 6
 
-    def peak(self, stream, memory, lake):
+    def peak(self, stream, memory, lake, *more):
         """Peak RSS in MiB of a run that nothing but the budget makes cut."""
         config = self.folder / f"{memory}.toml"
         config.write_text("[deliver]\ntarget_megabytes = 10000\nmax_age_seconds = 3600\nidle_seconds = 3600\n"
@@ -415,7 +415,7 @@ class Memory(deliveries.Deliver):
         proxy = self.proxied(support.KINESIS)
         few = faults.Alter(request=lambda request: dict(request, Limit=3), answer=grown)
         proxy.inject(*[few] * 2_000, operation="GetRecords")
-        process = support.spawn("--config", config, "--lake", lake, "deliver", "--stream", stream.name, "--once",
+        process = support.spawn("--config", config, "--lake", lake, "deliver", "--stream", stream.name, "--once", *more,
                                 env={"AWS_ENDPOINT_URL_KINESIS": proxy.url}, cwd=self.folder)
         peak = 0
         while process.poll() is None:
@@ -444,6 +444,11 @@ class Memory(deliveries.Deliver):
         # Without the budget each shard makes one commit, when it is read to its end: 97 MB are held then.
         self.assertGreater(sum(map(len, chains.values())), self.SHARDS, "nothing but the budget cuts: it did not")
         # An allocator keeps freed pages for each thread: about as much again.
+        self.assertLess(bounded, base + 2 * 64 + 32)
+        columns = self.folder / "columns"
+        bounded = self.peak(stream, 64, columns, "--format", "parquet")
+        print(f"({bounded:.0f} as columns)", end=" ")
+        self.assertGreater(sum(map(len, self.check(stream.ids, columns).values())), self.SHARDS)
         self.assertLess(bounded, base + 2 * 64 + 32)
 
 
@@ -546,3 +551,5 @@ class Operations(deliveries.Deliver):
             said = self.clickmill("deliver", "--stream", "s", flag, value, code=2).stderr.decode()
             self.assertIn(value, said)
         self.assertIn("--stream", self.clickmill("deliver", code=2).stderr.decode())
+        said = self.clickmill("deliver", "--stream", "s", "--format", "avro", code=2).stderr.decode()
+        self.assertIn("give json or parquet", said)

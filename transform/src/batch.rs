@@ -10,7 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use clickmill_failpoint as failpoint;
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Created, Series, Snapshot};
-use clickmill_lake::landing::{LandedObject, commits_after, list_sources};
+use clickmill_lake::landing::{
+    Commit, LandedObject, MAX_COMMITS_READ, Source, commits_after, list_sources,
+};
 use clickmill_lake::raw::RawKind;
 use clickmill_lake::table::Table;
 use clickmill_schemas::tables::{TABLES, TableSpec};
@@ -45,7 +47,8 @@ pub struct Batch {
     pub daily_on: Option<Date>,
     /// The landed objects that it takes in.
     pub raw: Vec<LandedObject>,
-    /// Objects that an earlier batch took, taken in again: of these, what the tables hold
+    /// Objects that an earlier batch took, taken in again, and what was landed again from
+    /// its stream: of these, what the tables hold
     /// already changes nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replayed: Vec<LandedObject>,
@@ -104,8 +107,11 @@ impl Batch {
 
     /// Takes objects in again, beside what is new.
     pub fn replay(&mut self, objects: &[LandedObject]) {
-        let fresh = |object: &&LandedObject| self.raw.iter().all(|new| new.path != object.path);
-        self.replayed = objects.iter().filter(fresh).cloned().collect();
+        let here: BTreeSet<&str> =
+            self.raw.iter().chain(&self.replayed).map(|object| object.path.as_str()).collect();
+        let fresh = objects.iter().filter(|object| !here.contains(object.path.as_str()));
+        let fresh: Vec<LandedObject> = fresh.cloned().collect();
+        self.replayed.extend(fresh);
         let days = self.replayed.iter().flat_map(|object| object.event_dates.iter().copied());
         self.touched_days.extend(days);
     }
@@ -120,6 +126,7 @@ impl Batch {
         };
         let derived = |table: &String| crate::jobs::is_derived(table);
         self.raw.is_empty()
+            && self.replayed.is_empty()
             && self.exports.is_empty()
             && !self.targets.iter().filter(|table| derived(table)).any(behind)
     }
@@ -246,10 +253,21 @@ async fn base_versions(lake: &Lake) -> Result<BTreeMap<String, u64>, TransformEr
 
 async fn take_raw(lake: &Lake, batch: &mut Batch) -> Result<(), TransformError> {
     let mut bytes = 0_u64;
-    for source in list_sources(lake).await? {
-        let key = source.as_str().to_owned();
-        let after = batch.bookmarks.get(&key).copied().unwrap_or(0);
-        for commit in commits_after(lake, &source, after).await? {
+    let (replays, sources): (Vec<Source>, Vec<Source>) =
+        list_sources(lake).await?.into_iter().partition(Source::is_stream_replay);
+    // What was landed again is read before and taken after what it repeats: a record is
+    // then new, or in the tables, before its replay is looked at.
+    let mut again = Vec::new();
+    for source in replays {
+        again.extend(new_commits(lake, batch, &source).await?);
+    }
+    for source in sources {
+        let commits = new_commits(lake, batch, &source).await?;
+        if commits.len() >= MAX_COMMITS_READ {
+            // There may be more: what repeats one of them waits.
+            again.clear();
+        }
+        for commit in commits {
             let size: u64 = commit.objects.iter().map(|object| object.bytes).sum();
             if bytes > 0 && bytes + size > MAX_BATCH_BYTES {
                 return Ok(());
@@ -259,10 +277,29 @@ async fn take_raw(lake: &Lake, batch: &mut Batch) -> Result<(), TransformError> 
                 batch.touched_days.extend(object.event_dates.iter().copied());
             }
             batch.raw.extend(commit.objects);
-            batch.bookmarks.insert(key.clone(), commit.ordinal);
+            batch.bookmarks.insert(source.as_str().to_owned(), commit.ordinal);
         }
     }
+    for commit in again {
+        let size: u64 = commit.objects.iter().map(|object| object.bytes).sum();
+        if bytes > 0 && bytes + size > MAX_BATCH_BYTES {
+            return Ok(());
+        }
+        bytes += size;
+        batch.replay(&commit.objects);
+        batch.bookmarks.insert(commit.source.as_str().to_owned(), commit.ordinal);
+    }
     Ok(())
+}
+
+/// The commits of a chain that no batch took yet.
+async fn new_commits(
+    lake: &Lake,
+    batch: &Batch,
+    source: &Source,
+) -> Result<Vec<Commit>, TransformError> {
+    let after = batch.bookmarks.get(source.as_str()).copied().unwrap_or(0);
+    Ok(commits_after(lake, source, after).await?)
 }
 
 /// The version of a table before the batch.

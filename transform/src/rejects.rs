@@ -7,13 +7,14 @@ use arrow::array::{
     ArrayRef, AsArray, Date32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use clickmill_lake::raw::RawKind;
+use clickmill_lake::raw::read::for_each_line;
 use clickmill_lake::schema::arrow_schema;
 use clickmill_lake::table::{Change, PartitionWriter, Sorted};
 use clickmill_schemas::tables::REJECTS;
 use clickmill_schemas::{Reject, WireRecord};
 
 use crate::TransformError;
-use crate::decode::raw::{fetch, for_each_line, undecodable};
+use crate::decode::raw::{fetch, undecodable};
 use crate::jobs::JobContext;
 
 /// Rows written at a time.
@@ -35,7 +36,7 @@ pub async fn of_raw(context: &JobContext<'_>) -> Result<Vec<Reject<'static>>, Tr
                     rejects.push(undecodable(object, number, line, &error.to_string()));
                 }
             }
-            Ok(true)
+            Ok::<_, TransformError>(true)
         })?;
     }
     Ok(rejects)

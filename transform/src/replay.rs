@@ -1,5 +1,6 @@
 //! Taking in again what was taken before: raw objects after rows were lost, and rejects
-//! after a fix. Both are idempotent.
+//! after a fix. Both are idempotent. Records of a stream are landed again by
+//! `clickmill_delivery::kinesis::replay`; their chains are taken as replayed (see `batch`).
 //!
 //! - [`raw`]: a batch names the objects once more, as *replayed*. Of a replayed
 //!   object a copy whose whole lineage (event, receipt, collector, number, carrier) is
@@ -15,7 +16,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clickmill_lake::history::{self, Created, Series, Snapshot};
 use clickmill_lake::landing::{
-    Chain, LandedObject, NewCommit, Source, TakenFile, list_sources, survey,
+    Chain, LandedObject, NewCommit, REPLAYED_REJECTS, Source, TakenFile, list_sources, survey,
 };
 use clickmill_lake::raw::{RawKind, RawLine, RawWriter};
 use clickmill_lake::table::{LakeTable, Table, register_store};
@@ -32,8 +33,6 @@ use crate::run::{self, MAX_PLAN_ATTEMPTS, Progress, RunOptions, RunReport};
 
 /// Rejects that one commit takes.
 const COMMIT_REJECTS: usize = 100_000;
-/// The chain of rejects that were taken in again.
-const REJECTS_CHAIN: &str = "replay/rejects";
 
 /// What to take in again. Where several are given, all must hold.
 #[derive(Clone, Debug, Default)]
@@ -166,7 +165,7 @@ pub struct RejectsReport {
 /// # Errors
 /// [`TransformError`]. What was committed stays, and is not landed again.
 pub async fn rejects(lake: &Lake, range: &ReplayRange) -> Result<RejectsReport, TransformError> {
-    let source: Source = REJECTS_CHAIN.parse()?;
+    let source: Source = REPLAYED_REJECTS.parse()?;
     let mut report = RejectsReport::default();
     let mut chain = Chain::open(lake, source.clone()).await?;
     let known = survey(lake, &source, None).await?;

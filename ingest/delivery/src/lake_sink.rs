@@ -20,7 +20,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use clickmill_collector::sink::{RecordKind, Sink, SinkBatch, SinkError};
 use clickmill_lake::landing::{Chain, NewCommit, Source};
-use clickmill_lake::raw::{RawLine, RawWriter};
+use clickmill_lake::raw::{RawFormat, RawLine, RawWriter};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use tokio::sync::Mutex;
@@ -31,6 +31,7 @@ const MAX_LOST_RACES: u32 = 8;
 /// The sink. See the module's head.
 pub struct LakeSink {
     lake: Lake,
+    format: RawFormat,
     /// Open chains by collector; each has one writer at a time.
     chains: Mutex<HashMap<String, Arc<Mutex<Option<Chain>>>>>,
 }
@@ -39,7 +40,13 @@ impl LakeSink {
     /// A sink that lands in `lake`.
     #[must_use]
     pub fn new(lake: Lake) -> Self {
-        Self { lake, chains: Mutex::default() }
+        Self { lake, format: RawFormat::default(), chains: Mutex::default() }
+    }
+
+    /// Stores events in another format.
+    #[must_use]
+    pub fn with_format(self, format: RawFormat) -> Self {
+        Self { format, ..self }
     }
 
     async fn slot(&self, collector_id: &str) -> Arc<Mutex<Option<Chain>>> {
@@ -72,7 +79,7 @@ impl LakeSink {
                 "a stretch of the spool never came here; clickmill audit lists it"
             );
         }
-        let mut writer = RawWriter::new(&self.lake, chain.source());
+        let mut writer = RawWriter::new(&self.lake, chain.source()).with_format(self.format);
         let mut first = None;
         for record in &batch.records {
             let counted = record.kind != RecordKind::Heartbeat;

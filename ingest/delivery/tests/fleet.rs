@@ -113,6 +113,52 @@ async fn until_spread(lake: &Lake, expected: &[usize]) -> BTreeMap<String, Optio
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_that_comes_back_under_its_name_waits_for_no_lease() {
+    let Some(client) = server().await else { return };
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = folder_lake(folder.path()).await;
+    let stream = create(&client, "again", 2).await;
+    let start = || {
+        let mut config = shared(&stream, Leases::Lake);
+        // Nobody lives to see these leases expire.
+        config.lease.expiry = Duration::from_secs(3_600);
+        config.worker = Some("one".to_owned());
+        Running::start(config, &lake, &client)
+    };
+    let one = start();
+    put_ids(&client, &stream, 0..20).await;
+    wait_for(&lake, 20).await;
+    one.kill().await;
+    assert_eq!(spread(&owners(&lake).await), [2], "the dead one's leases are there");
+    let again = start();
+    put_ids(&client, &stream, 20..40).await;
+    wait_for(&lake, 40).await;
+    again.stop().await;
+    landed(&lake).await.assert_each_once(ids(0..40));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_processes_that_have_one_name_all_the_same_land_everything_once() {
+    let Some(client) = server().await else { return };
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = folder_lake(folder.path()).await;
+    let stream = create(&client, "twins", 2).await;
+    let start = || {
+        let config =
+            DeliverConfig { worker: Some("one".to_owned()), ..shared(&stream, Leases::Lake) };
+        Running::start(config, &lake, &client)
+    };
+    let (one, two) = (start(), start());
+    put_ids(&client, &stream, 0..60).await;
+    wait_for(&lake, 60).await;
+    one.kill().await;
+    put_ids(&client, &stream, 60..90).await;
+    wait_for(&lake, 90).await;
+    two.stop().await;
+    landed(&lake).await.assert_each_once(ids(0..90));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shards_are_rebalanced_when_a_worker_joins_leaves_and_dies() {
     let Some(client) = server().await else { return };
     let folder = tempfile::tempdir().expect("temp");

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 pub use beginning::{BEGINNING_VERSION, BEGINNINGS, Beginning, Decided};
 pub use chain::{Chain, commits_after, list_sources};
-pub use source::Source;
+pub use source::{REJECTS as REPLAYED_REJECTS, Source};
 pub use survey::{ChainProblem, Survey, survey};
 
 use crate::LakeError;

@@ -12,9 +12,12 @@ use crate::LakeError;
 /// Longest part of a source's name: stream and shard names have at most 128.
 const MAX_PART: usize = 192;
 
+/// The chain of rejects that were landed again as events.
+pub const REJECTS: &str = "replay/rejects";
+
 /// Where records come from, in an order that never changes. Its text names the
 /// chain's folder: `collector/<id>`, `kinesis/<stream>-<creation>/<shard>`, `import/<id>`,
-/// `firehose/<name>`, `replay/rejects`.
+/// `firehose/<name>`, `replay/rejects`, `replay/<stream>-<creation>-<shard>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source {
     text: String,
@@ -55,13 +58,27 @@ impl Source {
         format!("firehose/{name}").parse()
     }
 
+    /// A shard of a stream, landed once more; positions are a count of lines.
+    ///
+    /// # Errors
+    /// [`LakeError::Source`] where a name cannot stand in a path.
+    pub fn replay(stream: &str, created: i64, shard: &str) -> Result<Self, LakeError> {
+        format!("replay/{stream}-{created}-{shard}").parse()
+    }
+
+    /// True for what was landed before, from its stream: [`Source::replay`].
+    #[must_use]
+    pub fn is_stream_replay(&self) -> bool {
+        self.kind() == "replay" && self.text != REJECTS
+    }
+
     /// Its text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// `collector`, `kinesis`, `import` or `firehose`.
+    /// `collector`, `kinesis`, `import`, `firehose` or `replay`.
     #[must_use]
     pub fn kind(&self) -> &str {
         self.text.split('/').next().unwrap_or_default()

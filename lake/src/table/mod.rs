@@ -37,6 +37,7 @@ use url::Url;
 
 pub use files::DataFile;
 pub use provider::{LakeTable, ScanCounters, ScanTotals, register_store};
+pub(crate) use writer::ZSTD_LEVEL;
 pub use writer::{MAX_FILE_BYTES, PartitionWriter, Sorted};
 
 use crate::{Lake, LakeError};

@@ -32,7 +32,7 @@ const MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
 /// Rows of a row group: small enough that a scan of one visitor skips most of a file.
 const ROW_GROUP_ROWS: usize = 256 * 1024;
 /// zstd level 1: within 5 % of level 3's size on clickstream text, at half its time.
-const ZSTD_LEVEL: i32 = 1;
+pub(crate) const ZSTD_LEVEL: i32 = 1;
 
 /// One writer over all partitions of a table.
 pub struct PartitionWriter {

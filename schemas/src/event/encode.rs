@@ -371,6 +371,22 @@ mod tests {
     }
 
     #[test]
+    fn every_key_is_listed_in_its_order_and_is_a_column() {
+        // serde_json's map sorts, so the keys are read off the text by their place.
+        let line = full("x").encode();
+        let map: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(&line).expect("an object");
+        let mut keys: Vec<&str> = map.keys().map(String::as_str).collect();
+        keys.sort_by_key(|key| line.find(&format!("\"{key}\":")));
+        // `full` sets every field, but for items' own keys: those are no keys of the line.
+        assert_eq!(keys, crate::EVENT_KEYS);
+        let columns = crate::tables::EVENTS.columns;
+        for key in crate::EVENT_KEYS {
+            assert!(columns.iter().any(|column| column.name == *key), "{key}");
+        }
+    }
+
+    #[test]
     fn it_is_byte_for_byte_what_serde_writes() {
         let every_byte: String = (0..=0x7f_u8).map(char::from).collect();
         for at in 0..20 {

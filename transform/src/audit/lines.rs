@@ -2,34 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use clickmill_lake::Lake;
 use clickmill_lake::landing::LandedObject;
 use clickmill_lake::raw::RawKind;
-use clickmill_schemas::{Timestamp, WireRecord};
+use clickmill_lake::raw::read::{self, for_each_line};
+use clickmill_lake::{Lake, LakeError};
+use clickmill_schemas::{Lineage, Timestamp, WireRecord};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use serde::Deserialize;
 
 use super::chains::{Chain, FETCHES, WHOLE_READS, read_whole};
 use super::seqs::{Run, Seqs};
 use super::{BadObjects, Window};
 use crate::TransformError;
-use crate::decode::raw::for_each_line;
-
-/// What a line says of its way.
-#[derive(Debug, Default, Deserialize)]
-pub struct LineLineage {
-    /// The collector.
-    #[serde(default)]
-    pub collector_id: Option<String>,
-    /// Its number.
-    #[serde(default)]
-    pub wal_seq: Option<i64>,
-    #[serde(default)]
-    received_ts: Option<Timestamp>,
-    /// Its number in the shard.
-    #[serde(default)]
-    pub sequence_number: Option<String>,
-}
 
 /// The numbers of one collector in some raw objects.
 #[derive(Debug, Default)]
@@ -106,20 +89,14 @@ pub async fn numbers(
 pub async fn lineage_of(
     lake: &Lake,
     object: &LandedObject,
-) -> Result<Result<Vec<LineLineage>, String>, TransformError> {
+) -> Result<Result<Vec<Lineage>, String>, TransformError> {
     let bytes = match read_whole(lake, object).await? {
         Ok(bytes) => bytes,
         Err(problem) => return Ok(Err(problem)),
     };
     let path = object.path.clone();
     let parsing = tokio::task::spawn_blocking(move || {
-        let mut lines = Vec::new();
-        let read = for_each_line(&bytes, &path, |_, line| {
-            // A line that is no JSON is one without lineage.
-            lines.push(serde_json::from_slice(line).unwrap_or_default());
-            Ok(true)
-        });
-        read.map(|()| lines).map_err(|error| error.to_string())
+        read::lineage(&bytes, &path).map_err(|error| error.to_string())
     });
     parsing.await.map_err(|source| TransformError::Worker { job: "audit", source })
 }
@@ -208,7 +185,7 @@ pub async fn heartbeats(
                     let (last_wal_seq, at) = (beat.last_wal_seq, beat.heartbeat_ts);
                     beats.add(Beat { last_wal_seq, at, closing: beat.closing }, asked);
                 }
-                Ok(true)
+                Ok::<_, LakeError>(true)
             })
             .map_err(|error| error.to_string())
         });

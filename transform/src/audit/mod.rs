@@ -43,7 +43,7 @@ use clickmill_lake::history::{self, Series};
 use clickmill_lake::landing::LandedObject;
 use clickmill_lake::raw::RawKind;
 use clickmill_lake::table::DataFile;
-use clickmill_schemas::Timestamp;
+use clickmill_schemas::{Lineage, Timestamp};
 
 pub use report::{
     BadChain, BadObject, CollectorReport, Duplicate, Fate, Gap, Place, Report, ShardReport,
@@ -382,7 +382,7 @@ async fn lost_records(
         }
     })
     .await?;
-    let in_tables = |line: &lines::LineLineage| {
+    let in_tables = |line: &Lineage| {
         let id = line.collector_id.as_deref().unwrap_or_default();
         let seqs = rows.collectors.get(id).map(|rows| &rows.seqs);
         seqs.is_some_and(|seqs| line.wal_seq.is_some_and(|seq| seqs.contains(seq)))

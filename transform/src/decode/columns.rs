@@ -2,16 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayBuilder, ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, Int32Builder,
-    Int64Builder, ListBuilder, MapBuilder, MapFieldNames, RecordBatch, StringBuilder,
-    StructBuilder, TimestampMicrosecondBuilder, new_null_array,
-};
+use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use clickmill_lake::schema::{MONEY, arrow_schema};
+use clickmill_lake::columns::Columns;
+use clickmill_lake::schema::arrow_schema;
+use clickmill_schemas::Event;
 use clickmill_schemas::tables::EVENTS;
-use clickmill_schemas::{Event, Item, Money, Timestamp};
 
 use super::enrich::{
     Agent, Agents, CHANNEL_RULES_VERSION, Campaign, LATE_AFTER, channel, parameters, split_url,
@@ -34,27 +31,12 @@ pub fn staged_schema() -> SchemaRef {
 
 /// Builds batches of [`staged_schema`].
 pub struct EventColumns {
-    schema: SchemaRef,
-    columns: Vec<Column>,
+    columns: Columns,
     agents: Agents,
-    at: usize,
-    rows: usize,
 }
 
-/// A builder for each type that the table has.
-enum Column {
-    Text(StringBuilder),
-    Bool(BooleanBuilder),
-    Int32(Int32Builder),
-    Int64(Int64Builder),
-    Money(Decimal128Builder),
-    Instant(TimestampMicrosecondBuilder),
-    Date(Date32Builder),
-    Map(MapBuilder<StringBuilder, StringBuilder>),
-    Items(ListBuilder<StructBuilder>),
-    /// Filled in later (session columns): NULL here.
-    Null(DataType),
-}
+/// Filled in by sessionizing: NULL here.
+const SESSION_COLUMNS: &[&str] = &["session_id", "session_seq"];
 
 /// What a row is, beyond its event.
 #[derive(Clone, Copy)]
@@ -64,15 +46,14 @@ impl EventColumns {
     /// Empty builders.
     #[must_use]
     pub fn new() -> Self {
-        let schema = staged_schema();
-        let columns = schema.fields().iter().map(|field| Column::new(field)).collect();
-        Self { schema, columns, agents: Agents::default(), at: 0, rows: 0 }
+        let columns = Columns::new(staged_schema(), SESSION_COLUMNS);
+        Self { columns, agents: Agents::default() }
     }
 
     /// Rows since the last [`Self::finish`].
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.rows
+        self.columns.rows()
     }
 
     /// Appends an event; answers its content hash.
@@ -89,88 +70,88 @@ impl EventColumns {
         let content_hash = hash::content(event);
         let late = event.event_ts().saturating_add(LATE_AFTER) < event.received_ts();
 
-        self.at = 0;
-        self.rows += 1;
+        let columns = &mut self.columns;
+        columns.begin_row();
         // The order of the `events` table; `finish` checks that no column was left out.
-        self.text(Some(&event.event_id));
-        self.text(Some(&event.event_name));
-        self.text(Some(&event.source_protocol));
-        self.text(event.source_event_name.as_deref());
-        self.text(Some(&event.app_id));
-        self.text(event.platform.as_deref());
-        self.instant(Some(event.event_ts()));
-        self.text(event.event_ts_reason().map(|reason| reason.code()));
-        self.instant(event.client_ts());
-        self.instant(event.sent_ts());
-        self.instant(Some(event.received_ts()));
-        self.int64(event.clock_skew_ms());
-        self.bool(late);
-        self.text(event.visitor_id());
-        self.text(event.user_id.as_deref());
-        self.text(event.anonymous_id.as_deref());
-        self.text(event.network_id.as_deref());
-        self.text(event.device_id.as_deref());
-        self.text(event.client_session_id.as_deref());
-        self.skip(); // session_id
-        self.skip(); // session_seq
-        self.text(event.consent.as_ref().map(|json| json.get()));
-        self.text(event.page_url.as_deref());
-        self.text(page.host.as_deref());
-        self.text(page.path);
-        self.map(&query);
-        self.text(event.page_title.as_deref());
-        self.text(event.referrer_url.as_deref());
-        self.text(referrer.host.as_deref());
-        self.text(campaign.source);
-        self.text(campaign.medium);
-        self.text(campaign.campaign);
-        self.text(campaign.term);
-        self.text(campaign.content);
-        self.text(campaign.click_id);
-        self.text(campaign.click_id_type);
-        self.text(Some(channel));
-        self.int32(Some(CHANNEL_RULES_VERSION));
-        self.text(event.user_agent.as_deref());
-        self.text(agent.browser.as_deref());
-        self.text(agent.browser_version.as_deref());
-        self.text(agent.os.as_deref());
-        self.text(agent.os_version.as_deref());
-        self.text(agent.device_class);
-        self.int32(event.screen_width);
-        self.int32(event.screen_height);
-        self.text(event.language.as_deref());
-        self.text(event.timezone.as_deref());
-        self.text(event.ip_truncated.as_deref());
-        self.text(event.country.as_deref());
-        self.text(event.region.as_deref());
-        self.text(event.city.as_deref());
-        self.bool(agent.bot_reason.is_some());
-        self.text(agent.bot_reason);
-        self.text(Some(event.validation.as_deref().unwrap_or("ok")));
-        self.text(event.order_id.as_deref());
-        self.text(event.checkout_id.as_deref());
-        self.text(event.cart_id.as_deref());
-        self.text(event.currency.as_deref());
-        self.money(event.revenue);
-        self.money(event.total);
-        self.money(event.tax);
-        self.money(event.shipping);
-        self.money(event.discount);
-        self.text(event.coupon.as_deref());
-        self.text(event.search_query.as_deref());
-        self.text(event.list_id.as_deref());
-        self.text(event.promotion_id.as_deref());
-        self.items(&event.items);
-        self.text(event.properties.as_ref().map(|json| json.get()));
-        self.text(event.context.as_ref().map(|json| json.get()));
-        self.text(event.collector_id.as_deref());
-        self.int64(event.wal_seq);
-        self.text(event.shard_id.as_deref());
-        self.text(event.sequence_number.as_deref());
-        self.int64(Some(content_hash));
-        self.date(event.event_ts());
-        self.int64(Some(row.0));
-        self.bool(false);
+        columns.text(Some(&event.event_id));
+        columns.text(Some(&event.event_name));
+        columns.text(Some(&event.source_protocol));
+        columns.text(event.source_event_name.as_deref());
+        columns.text(Some(&event.app_id));
+        columns.text(event.platform.as_deref());
+        columns.instant(Some(event.event_ts()));
+        columns.text(event.event_ts_reason().map(|reason| reason.code()));
+        columns.instant(event.client_ts());
+        columns.instant(event.sent_ts());
+        columns.instant(Some(event.received_ts()));
+        columns.int64(event.clock_skew_ms());
+        columns.bool(late);
+        columns.text(event.visitor_id());
+        columns.text(event.user_id.as_deref());
+        columns.text(event.anonymous_id.as_deref());
+        columns.text(event.network_id.as_deref());
+        columns.text(event.device_id.as_deref());
+        columns.text(event.client_session_id.as_deref());
+        columns.skip(); // session_id
+        columns.skip(); // session_seq
+        columns.text(event.consent.as_ref().map(|json| json.get()));
+        columns.text(event.page_url.as_deref());
+        columns.text(page.host.as_deref());
+        columns.text(page.path);
+        columns.map(&query);
+        columns.text(event.page_title.as_deref());
+        columns.text(event.referrer_url.as_deref());
+        columns.text(referrer.host.as_deref());
+        columns.text(campaign.source);
+        columns.text(campaign.medium);
+        columns.text(campaign.campaign);
+        columns.text(campaign.term);
+        columns.text(campaign.content);
+        columns.text(campaign.click_id);
+        columns.text(campaign.click_id_type);
+        columns.text(Some(channel));
+        columns.int32(Some(CHANNEL_RULES_VERSION));
+        columns.text(event.user_agent.as_deref());
+        columns.text(agent.browser.as_deref());
+        columns.text(agent.browser_version.as_deref());
+        columns.text(agent.os.as_deref());
+        columns.text(agent.os_version.as_deref());
+        columns.text(agent.device_class);
+        columns.int32(event.screen_width);
+        columns.int32(event.screen_height);
+        columns.text(event.language.as_deref());
+        columns.text(event.timezone.as_deref());
+        columns.text(event.ip_truncated.as_deref());
+        columns.text(event.country.as_deref());
+        columns.text(event.region.as_deref());
+        columns.text(event.city.as_deref());
+        columns.bool(agent.bot_reason.is_some());
+        columns.text(agent.bot_reason);
+        columns.text(Some(event.validation.as_deref().unwrap_or("ok")));
+        columns.text(event.order_id.as_deref());
+        columns.text(event.checkout_id.as_deref());
+        columns.text(event.cart_id.as_deref());
+        columns.text(event.currency.as_deref());
+        columns.money(event.revenue);
+        columns.money(event.total);
+        columns.money(event.tax);
+        columns.money(event.shipping);
+        columns.money(event.discount);
+        columns.text(event.coupon.as_deref());
+        columns.text(event.search_query.as_deref());
+        columns.text(event.list_id.as_deref());
+        columns.text(event.promotion_id.as_deref());
+        columns.items(&event.items);
+        columns.text(event.properties.as_ref().map(|json| json.get()));
+        columns.text(event.context.as_ref().map(|json| json.get()));
+        columns.text(event.collector_id.as_deref());
+        columns.int64(event.wal_seq);
+        columns.text(event.shard_id.as_deref());
+        columns.text(event.sequence_number.as_deref());
+        columns.int64(Some(content_hash));
+        columns.date(event.event_ts());
+        columns.int64(Some(row.0));
+        columns.bool(false);
         content_hash
     }
 
@@ -179,81 +160,7 @@ impl EventColumns {
     /// # Errors
     /// [`ArrowError`] where `append` and the table disagree about the columns.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
-        let rows = std::mem::take(&mut self.rows);
-        let columns = self.columns.iter_mut().map(|column| column.finish(rows)).collect();
-        RecordBatch::try_new(Arc::clone(&self.schema), columns)
-    }
-
-    fn next(&mut self) -> &mut Column {
-        let at = self.at;
-        self.at += 1;
-        &mut self.columns[at]
-    }
-
-    fn text(&mut self, value: Option<&str>) {
-        if let Column::Text(builder) = self.next() {
-            builder.append_option(value);
-        }
-    }
-
-    fn bool(&mut self, value: bool) {
-        if let Column::Bool(builder) = self.next() {
-            builder.append_value(value);
-        }
-    }
-
-    fn int32(&mut self, value: Option<i32>) {
-        if let Column::Int32(builder) = self.next() {
-            builder.append_option(value);
-        }
-    }
-
-    fn int64(&mut self, value: Option<i64>) {
-        if let Column::Int64(builder) = self.next() {
-            builder.append_option(value);
-        }
-    }
-
-    fn money(&mut self, value: Option<Money>) {
-        if let Column::Money(builder) = self.next() {
-            builder.append_option(value.map(|money| i128::from(money.unscaled())));
-        }
-    }
-
-    fn instant(&mut self, value: Option<Timestamp>) {
-        if let Column::Instant(builder) = self.next() {
-            builder.append_option(value.map(Timestamp::micros));
-        }
-    }
-
-    fn date(&mut self, value: Timestamp) {
-        if let Column::Date(builder) = self.next() {
-            builder.append_value(value.date().days());
-        }
-    }
-
-    fn skip(&mut self) {
-        self.next();
-    }
-
-    fn map(&mut self, pairs: &[(std::borrow::Cow<'_, str>, std::borrow::Cow<'_, str>)]) {
-        if let Column::Map(builder) = self.next() {
-            for (key, value) in pairs {
-                builder.keys().append_value(key);
-                builder.values().append_value(value);
-            }
-            // Keys and values were appended in pairs: it cannot fail.
-            let _ = builder.append(!pairs.is_empty());
-        }
-    }
-
-    fn items(&mut self, items: &[Item<'_>]) {
-        if let Column::Items(builder) = self.next() {
-            for item in items {
-                append_item(builder.values(), item);
-            }
-            builder.append(!items.is_empty());
-        }
+        self.columns.finish()
     }
 }
 
@@ -261,96 +168,4 @@ impl Default for EventColumns {
     fn default() -> Self {
         Self::new()
     }
-}
-
-impl Column {
-    fn new(field: &Field) -> Self {
-        match field.data_type() {
-            _ if matches!(field.name().as_str(), "session_id" | "session_seq") => {
-                Self::Null(field.data_type().clone())
-            }
-            DataType::Utf8 => Self::Text(StringBuilder::new()),
-            DataType::Boolean => Self::Bool(BooleanBuilder::new()),
-            DataType::Int32 => Self::Int32(Int32Builder::new()),
-            DataType::Int64 => Self::Int64(Int64Builder::new()),
-            DataType::Decimal128(..) => Self::Money(money_builder()),
-            DataType::Timestamp(..) => {
-                Self::Instant(TimestampMicrosecondBuilder::new().with_timezone("UTC"))
-            }
-            DataType::Date32 => Self::Date(Date32Builder::new()),
-            DataType::Map(..) => {
-                let names = MapFieldNames {
-                    entry: "key_value".to_owned(),
-                    key: "key".to_owned(),
-                    value: "value".to_owned(),
-                };
-                Self::Map(MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new()))
-            }
-            DataType::List(element) => {
-                let DataType::Struct(fields) = element.data_type() else {
-                    return Self::Null(field.data_type().clone());
-                };
-                let builders = fields.iter().map(|field| item_builder(field.data_type())).collect();
-                let structs = StructBuilder::new(fields.clone(), builders);
-                Self::Items(ListBuilder::new(structs).with_field(Arc::clone(element)))
-            }
-            other => Self::Null(other.clone()),
-        }
-    }
-
-    fn finish(&mut self, rows: usize) -> ArrayRef {
-        match self {
-            Self::Text(builder) => Arc::new(builder.finish()),
-            Self::Bool(builder) => Arc::new(builder.finish()),
-            Self::Int32(builder) => Arc::new(builder.finish()),
-            Self::Int64(builder) => Arc::new(builder.finish()),
-            Self::Money(builder) => Arc::new(builder.finish()),
-            Self::Instant(builder) => Arc::new(builder.finish()),
-            Self::Date(builder) => Arc::new(builder.finish()),
-            Self::Map(builder) => Arc::new(builder.finish()),
-            Self::Items(builder) => Arc::new(builder.finish()),
-            Self::Null(data_type) => new_null_array(data_type, rows),
-        }
-    }
-}
-
-fn money_builder() -> Decimal128Builder {
-    Decimal128Builder::new().with_data_type(MONEY)
-}
-
-fn item_builder(data_type: &DataType) -> Box<dyn ArrayBuilder> {
-    match data_type {
-        DataType::Int32 => Box::new(Int32Builder::new()),
-        DataType::Int64 => Box::new(Int64Builder::new()),
-        DataType::Decimal128(..) => Box::new(money_builder()),
-        _ => Box::new(StringBuilder::new()),
-    }
-}
-
-/// In the order of the struct in the `events` table.
-fn append_item(builder: &mut StructBuilder, item: &Item<'_>) {
-    let texts = [
-        (0, &item.product_id),
-        (1, &item.sku),
-        (2, &item.name),
-        (3, &item.brand),
-        (4, &item.category),
-        (5, &item.variant),
-        (8, &item.coupon),
-    ];
-    for (at, text) in texts {
-        if let Some(field) = builder.field_builder::<StringBuilder>(at) {
-            field.append_option(text.as_deref());
-        }
-    }
-    if let Some(field) = builder.field_builder::<Decimal128Builder>(6) {
-        field.append_option(item.price.map(|price| i128::from(price.unscaled())));
-    }
-    if let Some(field) = builder.field_builder::<Int64Builder>(7) {
-        field.append_option(item.quantity);
-    }
-    if let Some(field) = builder.field_builder::<Int32Builder>(9) {
-        field.append_option(item.position);
-    }
-    builder.append(true);
 }

@@ -6,21 +6,21 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::io::{BufRead as _, BufReader};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 use clickmill_lake::Lake;
 use clickmill_lake::landing::LandedObject;
-use clickmill_schemas::{Event, Reject, RejectReason, Timestamp, WireRecord};
+use clickmill_lake::raw::read::{Line, for_each};
+use clickmill_schemas::{Event, Lineage, Reject, RejectReason, Timestamp, WireRecord};
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
 use datafusion::physical_plan::streaming::PartitionStream;
-use flate2::read::MultiGzDecoder;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use uuid::Uuid;
@@ -178,7 +178,7 @@ fn external(error: TransformError) -> DataFusionError {
 ///
 /// # Errors
 /// [`TransformError::Raw`] where it is missing, cut short or changed.
-pub async fn fetch(lake: &Lake, object: &LandedObject) -> Result<bytes::Bytes, TransformError> {
+pub async fn fetch(lake: &Lake, object: &LandedObject) -> Result<Bytes, TransformError> {
     let path = Path::from(object.path.as_str());
     let fail = |reason: String| TransformError::Raw { path: object.path.clone(), reason };
     let got = lake.store().get(&path).await.map_err(|error| fail(error.to_string()))?;
@@ -196,42 +196,8 @@ pub async fn fetch(lake: &Lake, object: &LandedObject) -> Result<bytes::Bytes, T
     Ok(bytes)
 }
 
-/// Calls `visit` with each line of a gz or plain object and its number from 1.
-///
-/// # Errors
-/// [`TransformError::Raw`] where decompression fails.
-pub fn for_each_line(
-    bytes: &[u8],
-    path: &str,
-    mut visit: impl FnMut(u32, &[u8]) -> Result<bool, TransformError>,
-) -> Result<(), TransformError> {
-    let reader: Box<dyn std::io::Read + '_> = if bytes.starts_with(&[0x1f, 0x8b]) {
-        Box::new(MultiGzDecoder::new(bytes))
-    } else {
-        Box::new(bytes)
-    };
-    let mut reader = BufReader::with_capacity(256 * 1024, reader);
-    let mut line = Vec::with_capacity(4_096);
-    let mut number = 0_u32;
-    loop {
-        line.clear();
-        let read = reader.read_until(b'\n', &mut line).map_err(|error| TransformError::Raw {
-            path: path.to_owned(),
-            reason: format!("line {} cannot be decompressed: {error}", number + 1),
-        })?;
-        if read == 0 {
-            return Ok(());
-        }
-        number += 1;
-        let text = line.trim_ascii();
-        if !text.is_empty() && !visit(number, text)? {
-            return Ok(());
-        }
-    }
-}
-
 fn decode(
-    bytes: &[u8],
+    bytes: &Bytes,
     object_number: u32,
     object: &LandedObject,
     tally: &SharedTally,
@@ -240,14 +206,17 @@ fn decode(
     let mut columns = EventColumns::new();
     let mut copies = Vec::with_capacity(BATCH_ROWS);
     let mut last_collector = (String::new(), None);
-    for_each_line(bytes, &object.path, |line_number, line| {
-        let event = match decode_event(line) {
-            Ok(event) => event,
-            Err(problem) => {
-                let reject = undecodable(object, line_number, line, &problem);
-                tally.lock().unwrap_or_else(PoisonError::into_inner).rejects.push(reject);
-                return Ok(true);
-            }
+    for_each(bytes, &object.path, |line_number, line| {
+        let event = match line {
+            Line::Event(event) => event,
+            Line::Text(line) => match decode_event(line) {
+                Ok(event) => event,
+                Err(problem) => {
+                    let reject = undecodable(object, line_number, line, &problem);
+                    tally.lock().unwrap_or_else(PoisonError::into_inner).rejects.push(reject);
+                    return Ok(true);
+                }
+            },
         };
         let collector_id = event.collector_id.as_deref().unwrap_or_default();
         if last_collector.1.is_none() || last_collector.0 != collector_id {
@@ -269,7 +238,7 @@ fn decode(
             return Ok(true);
         }
         tally.lock().unwrap_or_else(PoisonError::into_inner).copies.append(&mut copies);
-        Ok(send(columns.finish()?))
+        Ok::<_, TransformError>(send(columns.finish()?))
     })?;
     {
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
@@ -302,7 +271,8 @@ pub fn undecodable(
     problem: &str,
 ) -> Reject<'static> {
     let origin = format!("{}:{line_number}", object.path);
-    let lineage: Lineage = serde_json::from_slice(line).unwrap_or_default();
+    // A number that a collector gave out is then accounted for.
+    let lineage = Lineage::of(line);
     let text = |text: Option<String>| text.map(std::borrow::Cow::Owned);
     Reject {
         reject_id: Uuid::new_v5(&UNDECODABLE, origin.as_bytes()).to_string().into(),
@@ -318,20 +288,6 @@ pub fn undecodable(
         shard_id: text(lineage.shard_id),
         sequence_number: text(lineage.sequence_number),
     }
-}
-
-/// What is left of the lineage in a line that is no event: a number that a collector
-/// gave out is then accounted for.
-#[derive(Default, serde::Deserialize)]
-struct Lineage {
-    #[serde(default)]
-    collector_id: Option<String>,
-    #[serde(default)]
-    wal_seq: Option<i64>,
-    #[serde(default)]
-    shard_id: Option<String>,
-    #[serde(default)]
-    sequence_number: Option<String>,
 }
 
 /// The least and greatest `received_ts` over objects.

@@ -14,13 +14,13 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clickmill_schemas::{
-    RawJson, Reject, RejectReason, Timestamp, WireRecord, append_lineage, compact,
+    Lineage, RawJson, Reject, RejectReason, Timestamp, WireRecord, append_lineage, compact,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-const LINEAGE: &[u8] = b"\"shard_id\":";
+const SHARD_KEY: &[u8] = b"\"shard_id\":";
 
 /// Where a piece stands.
 #[derive(Clone, Copy, Debug)]
@@ -52,15 +52,10 @@ struct Failed {
     message: Option<String>,
 }
 
-/// What is left of a line's lineage, whatever type the rest has.
 #[derive(Default, Deserialize)]
-struct Lineage {
+struct App {
     #[serde(default)]
     app_id: Option<serde_json::Value>,
-    #[serde(default)]
-    collector_id: Option<serde_json::Value>,
-    #[serde(default)]
-    wal_seq: Option<serde_json::Value>,
 }
 
 /// The lines of a piece; at least one.
@@ -91,7 +86,7 @@ pub(super) fn line(origin: Origin<'_>, piece: &[u8]) -> Vec<u8> {
         Cow::Owned(text) => text.into_bytes(),
     };
     // A key that is there as null would be there twice.
-    let named = line.windows(LINEAGE.len()).any(|window| window == LINEAGE);
+    let named = line.windows(SHARD_KEY.len()).any(|window| window == SHARD_KEY);
     if !carried && !named {
         append_lineage(
             &mut line,
@@ -158,10 +153,9 @@ fn reject(
     };
     // The same piece of the same object gives the same id.
     let name = format!("{location}\n{key}\n{etag}\n{place}");
-    let lineage: Lineage = serde_json::from_slice(bytes).unwrap_or_default();
-    let some = |value: Option<serde_json::Value>| -> Option<Cow<'_, str>> {
-        Some(Cow::Owned(value?.as_str()?.to_owned()))
-    };
+    let lineage = Lineage::of(bytes);
+    let app: App = serde_json::from_slice(bytes).unwrap_or_default();
+    let app_id = app.app_id.and_then(|id| id.as_str().map(str::to_owned));
     WireRecord::Reject(Reject {
         reject_id: Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes()).to_string().into(),
         received_ts,
@@ -169,10 +163,10 @@ fn reject(
         reason: RejectReason::Undecodable,
         detail: detail.into(),
         origin: format!("{key}:{place}").into(),
-        app_id: some(lineage.app_id),
+        app_id: app_id.map(Cow::Owned),
         bytes_base64: BASE64.encode(bytes).into(),
-        collector_id: some(lineage.collector_id),
-        wal_seq: lineage.wal_seq.and_then(|number| number.as_i64()),
+        collector_id: lineage.collector_id.map(Cow::Owned),
+        wal_seq: lineage.wal_seq,
         shard_id: Some(format!("raw:{key}").into()),
         sequence_number: Some(place.into()),
     })

@@ -14,77 +14,28 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, FieldRef, Int64Type, TimeUnit, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::json::writer::{EncoderOptions, make_encoder};
-use clickmill_schemas::Timestamp;
+use clickmill_schemas::{EVENT_KEYS, Timestamp};
 
 /// Keys of the wire whose values are times.
 const TIMES: &[&str] = &["event_ts", "client_ts", "sent_ts", "received_ts", "heartbeat_ts"];
 /// Keys whose values are JSON of any form.
 const JSON: &[&str] = &["properties", "context", "consent", "items"];
-/// Every other key of an event, a reject or a heartbeat.
-const PLAIN: &[&str] = &[
-    "event_id",
-    "event_name",
-    "source_protocol",
-    "source_event_name",
-    "app_id",
-    "platform",
-    "event_ts_reason",
-    "clock_skew_ms",
-    "user_id",
-    "anonymous_id",
-    "network_id",
-    "device_id",
-    "client_session_id",
-    "page_url",
-    "page_title",
-    "referrer_url",
-    "utm_source",
-    "utm_medium",
-    "utm_campaign",
-    "utm_term",
-    "utm_content",
-    "click_id",
-    "click_id_type",
-    "user_agent",
-    "screen_width",
-    "screen_height",
-    "language",
-    "timezone",
-    "ip_truncated",
-    "country",
-    "region",
-    "city",
-    "validation",
-    "order_id",
-    "checkout_id",
-    "cart_id",
-    "currency",
-    "revenue",
-    "total",
-    "tax",
-    "shipping",
-    "discount",
-    "coupon",
-    "search_query",
-    "list_id",
-    "promotion_id",
-    "collector_id",
-    "wal_seq",
-    "shard_id",
-    "sequence_number",
+/// Keys of rejects and heartbeats that are no keys of an event.
+const OTHERS: &[&str] = &[
     "reject_id",
     "protocol",
     "reason",
     "detail",
     "origin",
     "bytes_base64",
+    "heartbeat_ts",
     "last_wal_seq",
     "closing",
 ];
 /// True for a key of an event, a reject or a heartbeat.
 #[must_use]
 pub fn is_wire_key(key: &str) -> bool {
-    [TIMES, JSON, PLAIN].iter().any(|keys| keys.contains(&key))
+    [EVENT_KEYS, OTHERS].iter().any(|keys| keys.contains(&key))
 }
 
 /// A line is told by its first key.

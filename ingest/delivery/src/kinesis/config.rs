@@ -1,9 +1,11 @@
 //! What a delivery is told: names, cuts, pace, retries.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
+use clickmill_lake::raw::RawFormat;
 use clickmill_schemas::Timestamp;
 use serde::{Deserialize, Deserializer, de};
 
@@ -34,6 +36,10 @@ pub struct DeliverSettings {
     pub memory_megabytes: Option<u64>,
     /// Wait between two reads of a shard that has nothing more.
     pub poll_milliseconds: Option<u64>,
+    /// The folder that keeps this worker's name: started again, it reads on at once.
+    pub state: Option<PathBuf>,
+    /// How raw objects of events are stored: `json` or `parquet`.
+    pub format: Option<RawFormat>,
     /// How workers on one stream share its shards: `lake`, `dynamodb=TABLE` or `none`.
     /// See [`Leases::new`]: [`DeliverConfig::with_settings`] leaves it to the caller.
     pub leases: Option<LeaseSetting>,
@@ -162,6 +168,8 @@ pub struct DeliverConfig {
     pub until: Until,
     /// When to commit; looked at after each page.
     pub cut: CutPolicy,
+    /// How raw objects of events are stored.
+    pub format: RawFormat,
     /// Bytes of the stream that the process may have in memory, at least [`MIN_MEMORY`].
     pub memory: u64,
     /// Records asked for at once, at most [`MAX_PAGE_RECORDS`].
@@ -174,6 +182,9 @@ pub struct DeliverConfig {
     pub leases: Leases,
     /// How long a lease lasts.
     pub lease: LeasePolicy,
+    /// This worker's name among the others, which no other may have meanwhile: see
+    /// [`super::WorkerName`]. `None`: one of its own for each start.
+    pub worker: Option<String>,
     /// How to go about failures.
     pub retry: RetryPolicy,
 }
@@ -245,12 +256,14 @@ impl DeliverConfig {
                 max_age: Duration::from_secs(20),
                 idle: Duration::from_secs(5),
             },
+            format: RawFormat::default(),
             memory: DEFAULT_MEMORY,
             page_records: MAX_PAGE_RECORDS,
             poll: Duration::from_secs(1),
             discover: Duration::from_secs(30),
             leases,
             lease: LeasePolicy { expiry: DEFAULT_LEASE },
+            worker: None,
             retry: RetryPolicy {
                 base: Duration::from_millis(500),
                 cap: Duration::from_secs(20),
@@ -269,6 +282,7 @@ impl DeliverConfig {
             value.map_or(default, |megabytes| megabytes.saturating_mul(1 << 20))
         };
         self.cut.target_bytes = megabytes(settings.target_megabytes, self.cut.target_bytes);
+        self.format = settings.format.unwrap_or(self.format);
         self.memory = megabytes(settings.memory_megabytes, self.memory).max(MIN_MEMORY);
         if let Some(milliseconds) = settings.poll_milliseconds {
             self.poll = Duration::from_millis(milliseconds).max(MIN_POLL);

@@ -15,15 +15,20 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clickmill_collector::sink::kpl;
+use clickmill_lake::LakeError;
+use clickmill_lake::raw::{RawFormat, RawKind, RawLine, RawWriter};
 use clickmill_schemas::{
-    RawJson, Reject, RejectReason, Timestamp, WireRecord, append_lineage, compact,
+    Date, Lineage, RawJson, Reject, RejectReason, Timestamp, WholeEvent, WireError, WireRecord,
+    append_lineage, compact,
 };
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-const LINEAGE: [&str; 2] = ["shard_id", "sequence_number"];
+const CARRIER: [&str; 2] = ["shard_id", "sequence_number"];
+/// What the two keys and their values usually take.
+const CARRIER_BYTES: usize = 160;
 
 /// A record of the stream, as far as decoding needs it.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +39,80 @@ pub(super) struct StreamRecord<'a> {
     /// By Kinesis' clock.
     pub arrived: Timestamp,
     pub data: &'a [u8],
+}
+
+/// A line for the raw zone.
+#[derive(Debug)]
+pub(super) enum Line<'a> {
+    Text {
+        kind: RawKind,
+        received_ts: Timestamp,
+        event_date: Option<Date>,
+        bytes: Vec<u8>,
+    },
+    /// For columns: it is decoded once.
+    Event {
+        whole: WholeEvent<'a>,
+        bytes: usize,
+    },
+}
+
+impl Line<'_> {
+    /// What it is.
+    pub fn kind(&self) -> RawKind {
+        match self {
+            Self::Text { kind, .. } => *kind,
+            Self::Event { .. } => RawKind::Events,
+        }
+    }
+
+    /// Hands it to the raw zone's writer.
+    pub async fn push(&self, writer: &mut RawWriter, position: &str) -> Result<(), LakeError> {
+        match self {
+            Self::Text { kind, received_ts, event_date, bytes } => {
+                let (kind, received_ts, event_date) = (*kind, *received_ts, *event_date);
+                writer.push(RawLine { kind, received_ts, event_date, bytes }, position).await
+            }
+            Self::Event { whole, bytes } => writer.push_event(whole, *bytes, position).await,
+        }
+    }
+}
+
+/// A text that is to be one line, and what it holds where that is known already.
+struct Part<'a> {
+    text: Cow<'a, [u8]>,
+    content: Option<Content<'a>>,
+}
+
+/// What a text decodes to.
+enum Content<'a> {
+    Event(WholeEvent<'a>),
+    Other { kind: RawKind, received_ts: Timestamp, is_carried: bool },
+}
+
+impl<'a> Content<'a> {
+    fn of(text: &'a [u8], format: RawFormat) -> Result<Self, WireError> {
+        // The usual line of an event, for columns, with all that is in it.
+        if format == RawFormat::Parquet && text.starts_with(b"{\"event_id\"") {
+            return WholeEvent::decode(text).map(Self::Event);
+        }
+        Ok(match WireRecord::decode(text)? {
+            WireRecord::Event(_) if format == RawFormat::Parquet => {
+                Self::Event(WholeEvent::decode(text)?)
+            }
+            WireRecord::Event(event) => Self::Event(WholeEvent { event, other: None }),
+            WireRecord::Reject(reject) => Self::Other {
+                kind: RawKind::Rejects,
+                received_ts: reject.received_ts,
+                is_carried: reject.shard_id.is_some() || reject.sequence_number.is_some(),
+            },
+            WireRecord::Heartbeat(beat) => Self::Other {
+                kind: RawKind::Heartbeats,
+                received_ts: beat.heartbeat_ts,
+                is_carried: false,
+            },
+        })
+    }
 }
 
 /// Whether a record's lines are told apart by a sub-sequence number.
@@ -48,40 +127,53 @@ enum Numbering {
 ///
 /// The hashes of an aggregate's records are not held against the shard's range,
 /// as the KCL does: a record that is here is here, whatever split it came through.
-fn parts(data: &[u8]) -> (Vec<Cow<'_, [u8]>>, Numbering) {
+fn parts(data: &[u8], format: RawFormat) -> (Vec<Part<'_>>, Numbering) {
     if let Some(aggregate) = kpl::decode(data) {
-        let parts = aggregate.records().flat_map(|record| split(record.data)).collect();
+        let parts = aggregate.records().flat_map(|record| parts_of(record.data, format)).collect();
         return (parts, Numbering::Sub);
     }
     // A damaged aggregate holds bytes that look like newlines: it stays whole.
     let parts = match data.starts_with(&kpl::MAGIC) {
-        true => vec![Cow::Borrowed(data)],
-        false => split(data),
+        true => vec![Part { text: Cow::Borrowed(data), content: None }],
+        false => parts_of(data, format),
     };
     let numbering = if parts.len() > 1 { Numbering::Sub } else { Numbering::Plain };
     (parts, numbering)
 }
 
-/// The lines of a record, at least one.
-pub(super) fn lines(record: &StreamRecord<'_>) -> Vec<Vec<u8>> {
-    let (parts, numbering) = parts(record.data);
-    let line = |(sub, part): (usize, &Cow<'_, [u8]>)| {
+/// Of a user record. The usual one holds lines of the wire, and is parsed once.
+fn parts_of(data: &[u8], format: RawFormat) -> Vec<Part<'_>> {
+    let usual = newline_parts(data).map(|text| {
+        let content = Content::of(text, format).ok()?;
+        Some(Part { text: Cow::Borrowed(text), content: Some(content) })
+    });
+    match usual.collect::<Option<Vec<_>>>() {
+        Some(parts) if !parts.is_empty() => parts,
+        _ => split(data).into_iter().map(|text| Part { text, content: None }).collect(),
+    }
+}
+
+/// The lines of a record, at least one; events as `format` wants them.
+pub(super) fn lines<'a>(record: &StreamRecord<'a>, format: RawFormat) -> Vec<Line<'a>> {
+    let (parts, numbering) = parts(record.data, format);
+    let mut lines = Vec::with_capacity(parts.len());
+    for (sub, part) in parts.into_iter().enumerate() {
         let sequence_number = match numbering {
             Numbering::Sub => format!("{}.{sub}", record.sequence_number),
             Numbering::Plain => record.sequence_number.to_owned(),
         };
-        encode(record, &sequence_number, part)
-    };
-    parts.iter().enumerate().map(line).collect()
+        lines.push(line(record, sequence_number, part, format));
+    }
+    lines
+}
+
+fn newline_parts(data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    data.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
 }
 
 /// The texts in a user record that are to be one line each.
 fn split(data: &[u8]) -> Vec<Cow<'_, [u8]>> {
-    let lines: Vec<&[u8]> = data
-        .split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .filter(|l| !l.is_empty())
-        .collect();
+    let lines: Vec<&[u8]> = newline_parts(data).collect();
     if lines.iter().all(|line| serde_json::from_slice::<&RawValue>(line).is_ok()) {
         if lines.is_empty() {
             return vec![Cow::Borrowed(data)];
@@ -103,32 +195,81 @@ fn split(data: &[u8]) -> Vec<Cow<'_, [u8]>> {
     }
 }
 
-fn encode(record: &StreamRecord<'_>, sequence_number: &str, part: &[u8]) -> Vec<u8> {
-    let carried = match WireRecord::decode(part) {
-        Ok(WireRecord::Event(event)) => event.shard_id.is_some() || event.sequence_number.is_some(),
-        Ok(WireRecord::Reject(reject)) => {
-            reject.shard_id.is_some() || reject.sequence_number.is_some()
-        }
-        Ok(WireRecord::Heartbeat(_)) => false,
-        Err(error) => return reject(record, sequence_number, part, &error.to_string()),
+fn line<'a>(
+    record: &StreamRecord<'a>,
+    sequence_number: String,
+    part: Part<'a>,
+    format: RawFormat,
+) -> Line<'a> {
+    let Part { text, content } = part;
+    let content = match content {
+        Some(content) => content,
+        // What was put together here is not borrowed from the record: it stays a line.
+        None => match Content::of(&text, RawFormat::Json) {
+            Ok(content) => return with_carrier(record, &sequence_number, &text, &content),
+            Err(error) => return reject(record, &sequence_number, &text, &error.to_string()),
+        },
     };
-    let mut line = part.to_vec();
-    if carried {
-        match without_lineage(part) {
-            Ok(stripped) => line = stripped,
-            Err(error) => return reject(record, sequence_number, part, &error.to_string()),
+    match content {
+        Content::Event(mut whole) if format == RawFormat::Parquet => {
+            let bytes = text.len() + record.shard_id.len() + sequence_number.len();
+            whole.event.shard_id = Some(Cow::Borrowed(record.shard_id));
+            whole.event.sequence_number = Some(Cow::Owned(sequence_number));
+            Line::Event { whole, bytes }
         }
+        content => with_carrier(record, &sequence_number, &text, &content),
     }
-    append_lineage(
-        &mut line,
-        &[("shard_id", text(record.shard_id)), ("sequence_number", text(sequence_number))],
-    );
-    line
 }
 
-fn reject(record: &StreamRecord<'_>, sequence_number: &str, part: &[u8], detail: &str) -> Vec<u8> {
+/// The text with the record's shard and number.
+fn with_carrier<'a>(
+    record: &StreamRecord<'_>,
+    sequence_number: &str,
+    text: &[u8],
+    content: &Content<'_>,
+) -> Line<'a> {
+    let (kind, received_ts, event_date, is_carried) = match content {
+        Content::Event(WholeEvent { event, .. }) => {
+            let is_carried = event.shard_id.is_some() || event.sequence_number.is_some();
+            (RawKind::Events, event.received_ts(), Some(event.event_ts().date()), is_carried)
+        }
+        Content::Other { kind, received_ts, is_carried } => {
+            (*kind, *received_ts, None, *is_carried)
+        }
+    };
+    let mut bytes = Vec::with_capacity(text.len() + CARRIER_BYTES);
+    // A key that is there as null would be there twice.
+    if is_carried || CARRIER.iter().any(|key| names(text, key)) {
+        match without_carrier(text) {
+            Ok(stripped) => bytes.extend_from_slice(&stripped),
+            Err(error) => return reject(record, sequence_number, text, &error.to_string()),
+        }
+    } else {
+        bytes.extend_from_slice(text);
+    }
+    append_lineage(
+        &mut bytes,
+        &[("shard_id", json(record.shard_id)), ("sequence_number", json(sequence_number))],
+    );
+    Line::Text { kind, received_ts, event_date, bytes }
+}
+
+/// True where the key may stand in the text.
+fn names(text: &[u8], key: &str) -> bool {
+    // Decoded already, so it is UTF-8.
+    std::str::from_utf8(text).is_ok_and(|text| text.contains(key))
+}
+
+fn reject<'a>(
+    record: &StreamRecord<'_>,
+    sequence_number: &str,
+    part: &[u8],
+    detail: &str,
+) -> Line<'a> {
     // The same record gives the same id, so that a second reading of the stream is recognised.
     let name = format!("{}/{}/{sequence_number}", record.stream, record.shard_id);
+    // A number that a collector gave out is then accounted for.
+    let lineage = Lineage::of(part);
     let reject = Reject {
         reject_id: Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes()).to_string().into(),
         received_ts: record.arrived,
@@ -138,21 +279,26 @@ fn reject(record: &StreamRecord<'_>, sequence_number: &str, part: &[u8], detail:
         origin: format!("stream {}", record.stream).into(),
         app_id: None,
         bytes_base64: BASE64.encode(part).into(),
-        collector_id: None,
-        wal_seq: None,
+        collector_id: lineage.collector_id.map(Cow::Owned),
+        wal_seq: lineage.wal_seq,
         shard_id: Some(record.shard_id.into()),
         sequence_number: Some(sequence_number.into()),
     };
-    WireRecord::Reject(reject).encode().into_bytes()
+    Line::Text {
+        kind: RawKind::Rejects,
+        received_ts: reject.received_ts,
+        event_date: None,
+        bytes: WireRecord::Reject(reject).encode().into_bytes(),
+    }
 }
 
-fn text(value: &str) -> RawJson<'static> {
+fn json(value: &str) -> RawJson<'static> {
     // Shard ids and sequence numbers are plain; any text serialises.
     RawJson::from_value(&value).unwrap_or_else(|_| RawJson::from_raw(RawValue::NULL).into_owned())
 }
 
-/// The line without the keys of [`LINEAGE`]; every other byte between keys stays.
-fn without_lineage(line: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
+/// The line without the keys of [`CARRIER`]; every other byte between keys stays.
+fn without_carrier(line: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
     struct Entries<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
     impl<'de: 'a, 'a> Deserialize<'de> for Entries<'a> {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -175,7 +321,7 @@ fn without_lineage(line: &[u8]) -> Result<Vec<u8>, serde_json::Error> {
     }
     let Entries(entries) = serde_json::from_slice(line)?;
     let mut out = b"{".to_vec();
-    for (key, value) in entries.iter().filter(|(key, _)| !LINEAGE.contains(&key.as_ref())) {
+    for (key, value) in entries.iter().filter(|(key, _)| !CARRIER.contains(&key.as_ref())) {
         if out.len() > 1 {
             out.push(b',');
         }
@@ -204,8 +350,24 @@ mod tests {
             arrived: Timestamp::parse("2026-11-23T17:40:02Z").expect("time"),
             data,
         };
-        let text = |line| String::from_utf8(line).expect("utf8");
-        lines(&record).into_iter().map(text).collect()
+        let text = |line: Line<'_>| match line {
+            Line::Text { bytes, .. } => String::from_utf8(bytes).expect("utf8"),
+            Line::Event { .. } => panic!("not as text"),
+        };
+        let texts: Vec<String> = lines(&record, RawFormat::Json).into_iter().map(text).collect();
+        // For columns it is the same, whatever the form.
+        let decoded = |line: Line<'_>| match line {
+            Line::Text { bytes, .. } => String::from_utf8(bytes).expect("utf8"),
+            Line::Event { whole, .. } => {
+                let mut line = Vec::new();
+                whole.encode_to(&mut line);
+                String::from_utf8(line).expect("utf8")
+            }
+        };
+        let columns: Vec<String> =
+            lines(&record, RawFormat::Parquet).into_iter().map(decoded).collect();
+        assert_eq!(columns, texts);
+        texts
     }
 
     fn expected(event: &str, sequence_number: &str) -> String {
@@ -246,6 +408,15 @@ mod tests {
             assert_eq!(reject.shard_id.as_deref(), Some("shardId-000000000001"));
         }
         assert!(decoded[2].contains(r#""sequence_number":"4959.2""#), "{}", decoded[2]);
+    }
+
+    #[test]
+    fn a_reject_keeps_the_number_that_its_collector_gave() {
+        let line = &decode(br#"{"event_id":7,"wal_seq":12,"collector_id":"c-1"}"#)[0];
+        let Ok(WireRecord::Reject(reject)) = WireRecord::decode(line.as_bytes()) else {
+            panic!("{line}")
+        };
+        assert_eq!((reject.collector_id.as_deref(), reject.wal_seq), (Some("c-1"), Some(12)));
     }
 
     #[test]
@@ -290,5 +461,9 @@ mod tests {
     fn the_lineage_of_an_earlier_carrier_is_replaced_and_numbers_stay_verbatim() {
         let replayed = expected(EVENT, "1").replace("000000000001\"", "000000000009\"");
         assert_eq!(decode(replayed.as_bytes()), [expected(EVENT, "4959")]);
+        for null in [r#","shard_id":null}"#, r#","sequence_number" : null}"#] {
+            let line = format!("{}{null}", EVENT.strip_suffix('}').expect("object"));
+            assert_eq!(decode(line.as_bytes()), [expected(EVENT, "4959")]);
+        }
     }
 }

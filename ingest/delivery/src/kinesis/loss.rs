@@ -28,7 +28,7 @@ pub(super) fn judge(checkpoint: &str, oldest: Option<String>) -> Option<Possible
 }
 
 /// Sequence numbers are decimal numbers of up to 128 digits.
-fn order(a: &str, b: &str) -> Ordering {
+pub(super) fn order(a: &str, b: &str) -> Ordering {
     let (a, b) = (a.trim_start_matches('0'), b.trim_start_matches('0'));
     a.len().cmp(&b.len()).then_with(|| a.cmp(b))
 }

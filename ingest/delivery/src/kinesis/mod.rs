@@ -33,12 +33,16 @@
 mod config;
 mod decode;
 mod error;
+mod identity;
 mod lease;
 mod loss;
 mod memory;
 mod metrics;
+#[cfg(test)]
+mod model;
 mod monitor;
 mod reader;
+mod replay;
 mod shards;
 mod status;
 mod supervisor;
@@ -61,9 +65,11 @@ pub use config::{
     Leases, MAX_PAGE_RECORDS, MIN_POLL, RetryPolicy, Until,
 };
 pub use error::DeliverError;
+pub use identity::WorkerName;
 pub use lease::{DEFAULT_LEASE, LeaseError, LeasePolicy, MIN_LEASE};
 pub use memory::{CONCURRENT_READS, DEFAULT_MEMORY, MIN_MEMORY};
 pub use monitor::{Landed, Monitor, SIZE_CLASSES, ShardState, State};
+pub use replay::{ReplayRange, ReplayReport, replay};
 
 pub use status::{ShardPhase, ShardStatus, Status, status};
 
@@ -151,13 +157,7 @@ pub async fn run_watched(
     monitor: &Arc<Monitor>,
 ) -> Result<DeliverReport, DeliverError> {
     let mut report = DeliverReport::default();
-    let reader = Reader {
-        client: client.clone(),
-        stream: config.stream.clone(),
-        retry: config.retry,
-        cancel: cancel.clone(),
-        monitor: Arc::clone(monitor),
-    };
+    let reader = Reader::new(config, client, cancel, monitor);
     let mut wanted = config.from;
     // Once for each stream of this name: it may be deleted and created anew.
     while let Some(stream) = reader.describe().await? {

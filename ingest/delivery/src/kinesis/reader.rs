@@ -13,7 +13,7 @@ use aws_sdk_kinesis::types::ShardIteratorType;
 use clickmill_schemas::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{MAX_PAGE_RECORDS, MIN_POLL, RetryPolicy};
+use super::config::{DeliverConfig, MAX_PAGE_RECORDS, MIN_POLL, RetryPolicy};
 use super::error::{DeliverError, Fault};
 use super::monitor::Monitor;
 use super::shards::Shard;
@@ -56,6 +56,22 @@ pub(super) struct Reader {
 }
 
 impl Reader {
+    /// Of the stream that the configuration names.
+    pub fn new(
+        config: &DeliverConfig,
+        client: &Client,
+        cancel: &CancellationToken,
+        monitor: &Arc<Monitor>,
+    ) -> Self {
+        Self {
+            client: client.clone(),
+            stream: config.stream.clone(),
+            retry: config.retry,
+            cancel: cancel.clone(),
+            monitor: Arc::clone(monitor),
+        }
+    }
+
     /// Describes the stream. `None` when cancelled.
     pub async fn describe(&self) -> Result<Option<Stream>, DeliverError> {
         const OPERATION: &str = "DescribeStreamSummary";

@@ -41,7 +41,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Leases changed at once.
 const LEASE_CONCURRENCY: usize = 16;
 /// Shards taken in one turn: it must not last longer than a sign of life may be late.
-const MAX_TAKES: usize = 64;
+pub(super) const MAX_TAKES: usize = 64;
 /// What a dead worker left in the table is removed after so many leases' time.
 const BURY_AFTER_LEASES: u32 = 30;
 /// Chains opened at once to confirm that they are closed.
@@ -120,7 +120,7 @@ impl<'a> Supervisor<'a> {
         describer: &'a Reader,
         report: &'a mut DeliverReport,
     ) -> Self {
-        let me = uuid::Uuid::new_v4().to_string();
+        let me = config.worker.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let table = lease_table(&config.leases, lake, &stream, &me);
         let now = Instant::now();
         Self {

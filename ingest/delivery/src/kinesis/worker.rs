@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use clickmill_lake::landing::{Chain, NewCommit, PossibleLoss, Source};
-use clickmill_lake::raw::{RawKind, RawLine, RawWriter};
+use clickmill_lake::raw::{RawKind, RawWriter};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use tokio::sync::Semaphore;
@@ -277,11 +277,8 @@ impl Worker {
                 pending.first_read = now;
             }
             pending.last_read = now;
-            for line in decode::lines(&record) {
-                let pushed = match RawLine::parse(&line) {
-                    Ok(parsed) => pending.writer.push(parsed, record.sequence_number).await,
-                    Err(error) => Err(error),
-                };
+            for line in decode::lines(&record, self.config.format) {
+                let pushed = line.push(&mut pending.writer, record.sequence_number).await;
                 pushed.map_err(|source| self.lake_error(source))?;
                 pending.lines += 1;
             }
@@ -400,7 +397,7 @@ impl Worker {
     fn pending(&self, chain: &Chain) -> Pending {
         let now = Instant::now();
         Pending {
-            writer: RawWriter::new(&self.lake, chain.source()),
+            writer: RawWriter::new(&self.lake, chain.source()).with_format(self.config.format),
             first: None,
             last: None,
             lines: 0,

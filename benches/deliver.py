@@ -1,0 +1,138 @@
+"""`clickmill deliver` from records in memory to committed raw objects, against DuckDB over the same lines.
+
+The program is benches/deliver: the production worker, with a stream in memory in
+place of the AWS SDK's connection. DuckDB converts the same lines, from a file in
+the page cache, to one Parquet file of the same columns.
+"""
+
+import contextlib
+import gzip
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import sys
+import uuid
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+import servers  # noqa: E402  (it lies in another folder)
+
+SHARDS = (1, 100, 1_000)
+MIB = 2**20
+
+# The columns of a raw Parquet object (docs/landing.md), as DuckDB names their types.
+OTHERS = {
+    "event_ts": "TIMESTAMPTZ", "client_ts": "TIMESTAMPTZ", "sent_ts": "TIMESTAMPTZ", "received_ts": "TIMESTAMPTZ",
+    "clock_skew_ms": "BIGINT", "screen_width": "INTEGER", "screen_height": "INTEGER", "consent": "JSON",
+    "revenue": "DECIMAL(18,4)", "total": "DECIMAL(18,4)", "tax": "DECIMAL(18,4)", "shipping": "DECIMAL(18,4)",
+    "discount": "DECIMAL(18,4)", "properties": "JSON", "context": "JSON", "wal_seq": "BIGINT",
+    "items": "STRUCT(product_id VARCHAR, sku VARCHAR, name VARCHAR, brand VARCHAR, category VARCHAR, variant VARCHAR, "
+             "price DECIMAL(18,4), quantity BIGINT, coupon VARCHAR, position INTEGER)[]",
+}
+KEYS = """event_id event_name source_protocol source_event_name app_id platform event_ts event_ts_reason client_ts sent_ts
+received_ts clock_skew_ms user_id anonymous_id network_id device_id client_session_id consent page_url page_title referrer_url
+utm_source utm_medium utm_campaign utm_term utm_content click_id click_id_type user_agent screen_width screen_height language
+timezone ip_truncated country region city validation order_id checkout_id cart_id currency revenue total tax shipping discount
+coupon search_query list_id promotion_id items properties context collector_id wal_seq shard_id sequence_number""".split()
+
+DUCKDB = """
+import json, resource, sys, time
+import duckdb
+lines, out, threads, columns = sys.argv[1:5]
+connection = duckdb.connect(config={"threads": int(threads)})
+usage = lambda: (lambda u: u.ru_utime + u.ru_stime)(resource.getrusage(resource.RUSAGE_SELF))
+before, started = usage(), time.monotonic()
+events = connection.execute(f"COPY (SELECT * FROM read_json('{lines}', format = 'newline_delimited', columns = {columns})) "
+                            f"TO '{out}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)").fetchone()[0]
+print(json.dumps({"events": events, "wall_seconds": time.monotonic() - started, "cpu_seconds": usage() - before,
+                  "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+
+
+class Bench:
+    def __init__(self, binary, python, work, rounds, note):
+        self.binary, self.python, self.work, self.rounds, self.note = binary, python, work / "deliver", rounds, note
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def run(self, lake):
+        """`lake` holds generated raw objects; their lines are what is delivered."""
+        self.lines = self.work / f"{lake.name}.ndjson"
+        if not self.lines.exists():
+            with self.lines.open("wb") as sink:
+                for path in sorted((lake / "raw/events").glob("*/*/*.json.gz")):
+                    with gzip.open(path) as content:
+                        shutil.copyfileobj(content, sink)
+        self.bytes = self.lines.stat().st_size
+        with servers.servers() as environment:
+            self.environment = {key: value for key, value in environment.items() if key.startswith("AWS_")}
+            return self.speed() + "\n\n" + self.memory()
+
+    def speed(self):
+        bucket = f"s3://{servers.BUCKET}/bench-"
+        engines = {
+            "clickmill, Parquet, folder": lambda: self.deliver("parquet", self.work),
+            "clickmill, Parquet, S3": lambda: self.deliver("parquet", bucket),
+            "clickmill, JSON.gz, folder": lambda: self.deliver("json", self.work),
+            "clickmill, JSON.gz, S3": lambda: self.deliver("json", bucket),
+            "DuckDB, Parquet, 1 thread": lambda: self.duckdb(1),
+            f"DuckDB, Parquet, {os.cpu_count()} threads": lambda: self.duckdb(os.cpu_count()),
+        }
+        runs = {name: [] for name in engines}
+        for number in range(self.rounds):
+            for name, engine in engines.items():
+                run = engine()
+                runs[name].append(run)
+                self.note(f"round {number + 1}  {name:30} {run['wall_seconds']:6.1f} s wall  {run['cpu_seconds']:6.1f} s CPU")
+        middle = {name: {key: statistics.median(run[key] for run in of) for key in of[0]} for name, of in runs.items()}
+        duckdb = middle["DuckDB, Parquet, 1 thread"]["cpu_seconds"]
+        lines = [
+            f"## {int(next(iter(middle.values()))['events']):,} events, {self.bytes / MIB:.0f} MiB of lines",
+            "",
+            f"Median of {self.rounds}. A core's figures are by CPU time, of user and system; the ratio is the CPU time over "
+            "that of DuckDB on one thread: below 1 clickmill takes less.",
+            "",
+            "| engine | events/s a core | MB/s a core | CPU s | wall s | stored MiB | ratio |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for name, run in middle.items():
+            cpu = run["cpu_seconds"]
+            lines.append(f"| {name} | {run['events'] / cpu:,.0f} | {self.bytes / cpu / 1e6:.0f} | {cpu:.1f} "
+                         f"| {run['wall_seconds']:.1f} | {run['stored_bytes'] / MIB:.0f} | {cpu / duckdb:.2f} |")
+        return "\n".join(lines)
+
+    def memory(self):
+        lines = ["## Memory", "",
+                 "Peak beyond the records themselves, which lie in memory; `memory_megabytes = 512`, the default.", "",
+                 "| shards | format | peak MiB | commits | objects | MiB of an object |", "|---|---|---|---|---|---|"]
+        for form in ("parquet", "json"):
+            for shards in SHARDS:
+                run = self.deliver(form, self.work, shards)
+                lines.append(f"| {shards:,} | {form} | {run['peak_bytes'] / MIB:.0f} | {run['commits']} | {run['objects']} "
+                             f"| {run['stored_bytes'] / run['objects'] / MIB:.2f} |")
+        return "\n".join(lines)
+
+    def deliver(self, form, where, shards=4):
+        """One process. A lake of its own, which is gone afterwards where it is a folder."""
+        name = uuid.uuid4().hex
+        lake = f"{where}{name}" if isinstance(where, str) else where / name
+        command = [self.binary, "--lines", self.lines, "--lake", lake, "--format", form, "--shards", shards]
+        try:
+            run = self.measured(command, dict(os.environ, **self.environment))
+            run.pop("bytes")
+            return run
+        finally:
+            with contextlib.suppress(FileNotFoundError, TypeError):
+                shutil.rmtree(lake if isinstance(lake, pathlib.Path) else "")
+
+    def duckdb(self, threads):
+        out = self.work / "duckdb.parquet"
+        columns = repr({key: OTHERS.get(key, "VARCHAR") for key in KEYS})
+        run = self.measured([self.python, "-c", DUCKDB, self.lines, out, threads, columns], os.environ)
+        return dict(run, stored_bytes=out.stat().st_size, commits=0, objects=1)
+
+    def measured(self, command, environment):
+        done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, check=True, env=environment)
+        return json.loads(done.stdout)

@@ -1,0 +1,182 @@
+//! A Kinesis stream in memory: the answers are made beforehand, and handed to the AWS
+//! SDK in place of a connection.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_sdk_kinesis::config::SharedHttpClient;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+use clickmill_collector::sink::kpl::Aggregate;
+
+/// What one GetRecords answers at most. Source: GetRecords, Kinesis API Reference.
+const PAGE_BYTES: usize = 10 << 20;
+const PAGE_RECORDS: usize = 10_000;
+const CREATED: i64 = 1_795_455_600;
+
+/// The stream's shards, each a list of answers to GetRecords.
+#[derive(Clone)]
+pub struct Stream {
+    shards: Arc<Vec<Vec<Bytes>>>,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("shards", &self.shards.len()).finish()
+    }
+}
+
+/// A page in the making.
+#[derive(Default)]
+struct Page {
+    records: Vec<String>,
+    bytes: usize,
+}
+
+impl Stream {
+    /// The lines in KPL aggregates of at most so many bytes, dealt out to the shards in turn.
+    pub fn of_lines(lines: &[u8], shards: usize, aggregate_bytes: usize) -> Self {
+        let mut pages: Vec<Vec<Page>> = (0..shards).map(|_| vec![Page::default()]).collect();
+        let mut aggregate = Aggregate::new(7);
+        let (mut gathered, mut number) = (0, 0_usize);
+        let mut lines = lines.split_inclusive(|byte| *byte == b'\n').peekable();
+        while let Some(line) = lines.next() {
+            aggregate.push("k", line);
+            gathered += line.len();
+            let next = lines.peek().map_or(usize::MAX, |line| line.len());
+            if gathered.saturating_add(next) <= aggregate_bytes {
+                continue;
+            }
+            let full = std::mem::replace(&mut aggregate, Aggregate::new(7));
+            let data = full.finish();
+            let shard = &mut pages[number % shards];
+            if shard.last().is_none_or(|page| {
+                page.bytes + data.len() > PAGE_BYTES || page.records.len() >= PAGE_RECORDS
+            }) {
+                shard.push(Page::default());
+            }
+            if let Some(page) = shard.last_mut() {
+                page.bytes += data.len();
+                page.records.push(format!(
+                    r#"{{"SequenceNumber":"4959{number:052}","ApproximateArrivalTimestamp":{CREATED}.5,"Data":"{}","PartitionKey":"a"}}"#,
+                    BASE64.encode(data)
+                ));
+            }
+            (gathered, number) = (0, number + 1);
+        }
+        let answers = |(shard, pages): (usize, Vec<Page>)| {
+            let last = pages.len();
+            let mut answers: Vec<Bytes> = pages
+                .into_iter()
+                .enumerate()
+                .map(|(n, page)| answer(shard, n + 1, 1, &page.records))
+                .collect();
+            // At the tip for good.
+            answers.push(answer(shard, last, 0, &[]));
+            answers
+        };
+        Self { shards: Arc::new(pages.into_iter().enumerate().map(answers).collect()) }
+    }
+
+    /// What an SDK's client needs to talk to it.
+    pub fn sdk_config(&self) -> SdkConfig {
+        let credentials = Credentials::new("bench", "bench", None, None, "bench");
+        SdkConfig::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(SharedCredentialsProvider::new(credentials))
+            .http_client(SharedHttpClient::new(self.clone()))
+            .build()
+    }
+
+    fn answer(&self, operation: &str, request: &serde_json::Value) -> anyhow::Result<Bytes> {
+        let text = |key: &str| request[key].as_str().with_context(|| format!("no {key}"));
+        let shard_id = |n: usize| format!("shardId-{n:012}");
+        Ok(match operation {
+            "DescribeStreamSummary" => serde_json::json!({"StreamDescriptionSummary": {
+                "StreamName": "bench",
+                "StreamARN": "arn:aws:kinesis:us-east-1:000000000000:stream/bench",
+                "StreamStatus": "ACTIVE",
+                "RetentionPeriodHours": 24,
+                "StreamCreationTimestamp": CREATED,
+                "EnhancedMonitoring": [],
+                "OpenShardCount": self.shards.len(),
+            }})
+            .to_string()
+            .into(),
+            "ListShards" => {
+                let shard = |n| {
+                    serde_json::json!({
+                        "ShardId": shard_id(n),
+                        "HashKeyRange": {"StartingHashKey": "0", "EndingHashKey": "1"},
+                        "SequenceNumberRange": {"StartingSequenceNumber": "0"},
+                    })
+                };
+                let shards: Vec<_> = (0..self.shards.len()).map(shard).collect();
+                serde_json::json!({ "Shards": shards }).to_string().into()
+            }
+            "GetShardIterator" if text("ShardIteratorType")? == "TRIM_HORIZON" => {
+                let shard: usize = text("ShardId")?.trim_start_matches("shardId-").parse()?;
+                serde_json::json!({ "ShardIterator": format!("{shard}/0") }).to_string().into()
+            }
+            "GetRecords" => {
+                let (shard, page) =
+                    text("ShardIterator")?.split_once('/').context("an iterator")?;
+                let pages = &self.shards[shard.parse::<usize>()?];
+                pages[page.parse::<usize>()?.min(pages.len() - 1)].clone()
+            }
+            other => bail!("{other} is not answered here: {request}"),
+        })
+    }
+}
+
+fn answer(shard: usize, next: usize, behind: i64, records: &[String]) -> Bytes {
+    let records = records.join(",");
+    format!(
+        r#"{{"MillisBehindLatest":{behind},"NextShardIterator":"{shard}/{next}","Records":[{records}]}}"#
+    )
+    .into()
+}
+
+impl HttpClient for Stream {
+    fn http_connector(
+        &self,
+        _: &HttpConnectorSettings,
+        _: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+impl HttpConnector for Stream {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default();
+        let body = serde_json::from_slice(request.body().bytes().unwrap_or_default());
+        let (status, body) = match self.answer(operation, &body.unwrap_or_default()) {
+            Ok(body) => (200, body),
+            Err(error) => (
+                400,
+                Bytes::from(format!(
+                    r#"{{"__type":"InvalidArgumentException","message":"{error}"}}"#
+                )),
+            ),
+        };
+        // Both numbers are status codes.
+        let status = status.try_into().unwrap_or_else(|_| unreachable!("200 and 400 are"));
+        let mut response = HttpResponse::new(status, SdkBody::from(body));
+        response.headers_mut().insert("content-type", "application/x-amz-json-1.1");
+        HttpConnectorFuture::ready(Ok(response))
+    }
+}
