@@ -13,9 +13,8 @@ use clickmill_lake::schema::{MONEY, arrow_schema};
 use clickmill_schemas::tables::EVENTS;
 use clickmill_schemas::{Event, Item, Money, Timestamp};
 
-use super::enrich::{
-    Agent, Agents, CHANNEL_RULES_VERSION, Campaign, LATE_AFTER, channel, parameters, split_url,
-};
+use super::channels::{ChannelRules, Traffic};
+use super::enrich::{Agent, Agents, Campaign, LATE_AFTER, language, parameters, split_url};
 use super::hash;
 
 /// Column that tells the rows of a batch apart: object and line. Not stored.
@@ -37,6 +36,7 @@ pub struct EventColumns {
     schema: SchemaRef,
     columns: Vec<Column>,
     agents: Agents,
+    channels: Arc<ChannelRules>,
     at: usize,
     rows: usize,
 }
@@ -63,10 +63,10 @@ pub struct RowId(pub i64);
 impl EventColumns {
     /// Empty builders.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(channels: Arc<ChannelRules>) -> Self {
         let schema = staged_schema();
         let columns = schema.fields().iter().map(|field| Column::new(field)).collect();
-        Self { schema, columns, agents: Agents::default(), at: 0, rows: 0 }
+        Self { schema, columns, agents: Agents::default(), channels, at: 0, rows: 0 }
     }
 
     /// Rows since the last [`Self::finish`].
@@ -81,7 +81,15 @@ impl EventColumns {
         let query = page.query.map(parameters).unwrap_or_default();
         let referrer = event.referrer_url.as_deref().map(split_url).unwrap_or_default();
         let campaign = Campaign::of(event, &query);
-        let channel = channel(&campaign, page.host.as_deref(), referrer.host.as_deref());
+        let channels = Arc::clone(&self.channels);
+        let channel = channels.channel(&Traffic {
+            source: campaign.source,
+            medium: campaign.medium,
+            campaign: campaign.campaign,
+            click_id_type: campaign.click_id_type,
+            page_host: page.host.as_deref(),
+            referrer_host: referrer.host.as_deref(),
+        });
         let agent = match event.user_agent.as_deref() {
             Some(user_agent) => self.agents.get(user_agent).clone(),
             None => Agent::default(),
@@ -129,7 +137,7 @@ impl EventColumns {
         self.text(campaign.click_id);
         self.text(campaign.click_id_type);
         self.text(Some(channel));
-        self.int32(Some(CHANNEL_RULES_VERSION));
+        self.int32(Some(channels.version()));
         self.text(event.user_agent.as_deref());
         self.text(agent.browser.as_deref());
         self.text(agent.browser_version.as_deref());
@@ -138,7 +146,7 @@ impl EventColumns {
         self.text(agent.device_class);
         self.int32(event.screen_width);
         self.int32(event.screen_height);
-        self.text(event.language.as_deref());
+        self.text(event.language.as_deref().and_then(language).as_deref());
         self.text(event.timezone.as_deref());
         self.text(event.ip_truncated.as_deref());
         self.text(event.country.as_deref());
@@ -254,12 +262,6 @@ impl EventColumns {
             }
             builder.append(!items.is_empty());
         }
-    }
-}
-
-impl Default for EventColumns {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
