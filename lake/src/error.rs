@@ -134,7 +134,7 @@ pub enum LakeError {
 
 impl LakeError {
     /// Wraps an object store's error.
-    pub(crate) fn store(
+    pub fn store(
         operation: &'static str,
         path: impl ToString,
         source: object_store::Error,

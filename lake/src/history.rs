@@ -46,6 +46,9 @@ pub struct Snapshot {
     pub tables: BTreeMap<String, u64>,
     /// For each derived table the versions of the tables it has taken in.
     pub derived_from: BTreeMap<String, BTreeMap<String, u64>>,
+    /// For each derived table that was held back what it would have taken in.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub held_back: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
 /// What a conditional PUT found.
@@ -64,10 +67,10 @@ impl Series {
             Self::Snapshots => SNAPSHOTS,
         }
     }
+}
 
-    fn path(self, number: i64) -> Path {
-        Path::from(format!("{}/{number:020}.json", self.folder()))
-    }
+fn path_in(folder: &Path, number: i64) -> Path {
+    folder.clone().join(format!("{number:020}.json"))
 }
 
 /// The highest number of a series, or `None` while it is empty.
@@ -75,18 +78,25 @@ impl Series {
 /// # Errors
 /// [`LakeError::Store`].
 pub async fn newest(lake: &Lake, series: Series) -> Result<Option<i64>, LakeError> {
-    let folder = Path::from(series.folder());
-    let hint = read_hint(lake, series).await?;
+    newest_in(lake, &Path::from(series.folder())).await
+}
+
+/// As [`newest`], of numbered objects in a folder of their own.
+///
+/// # Errors
+/// [`LakeError::Store`].
+pub async fn newest_in(lake: &Lake, folder: &Path) -> Result<Option<i64>, LakeError> {
+    let hint = read_hint(lake, folder).await?;
     let listed = match hint {
-        Some(hint) => lake.store().list_with_offset(Some(&folder), &series.path(hint)),
-        None => lake.store().list(Some(&folder)),
+        Some(hint) => lake.store().list_with_offset(Some(folder), &path_in(folder, hint)),
+        None => lake.store().list(Some(folder)),
     };
     let found: Vec<i64> = listed
         .map_ok(|object| number_of(&object.location))
         .try_filter_map(|number| async move { Ok(number) })
         .try_collect()
         .await
-        .map_err(|source| LakeError::store("list", &folder, source))?;
+        .map_err(|source| LakeError::store("list", folder, source))?;
     Ok(found.into_iter().max().max(hint))
 }
 
@@ -99,7 +109,19 @@ pub async fn read<T: DeserializeOwned>(
     series: Series,
     number: i64,
 ) -> Result<T, LakeError> {
-    let path = series.path(number);
+    read_in(lake, &Path::from(series.folder()), number).await
+}
+
+/// As [`read`], of numbered objects in a folder of their own.
+///
+/// # Errors
+/// As [`read`].
+pub async fn read_in<T: DeserializeOwned>(
+    lake: &Lake,
+    folder: &Path,
+    number: i64,
+) -> Result<T, LakeError> {
+    let path = path_in(folder, number);
     let fail = |source| LakeError::store("read", &path, source);
     let bytes = lake.store().get(&path).await.map_err(fail)?.bytes().await.map_err(fail)?;
     serde_json::from_slice(&bytes)
@@ -116,7 +138,20 @@ pub async fn create<T: Serialize>(
     number: i64,
     content: &T,
 ) -> Result<Created, LakeError> {
-    let path = series.path(number);
+    create_in(lake, &Path::from(series.folder()), number, content).await
+}
+
+/// As [`create`], of numbered objects in a folder of their own.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_in<T: Serialize>(
+    lake: &Lake,
+    folder: &Path,
+    number: i64,
+    content: &T,
+) -> Result<Created, LakeError> {
+    let path = path_in(folder, number);
     let bytes = serde_json::to_vec_pretty(content).map_err(|error| LakeError::Corrupt {
         path: path.to_string(),
         reason: error.to_string(),
@@ -132,15 +167,15 @@ pub async fn create<T: Serialize>(
             return Ok(Created::No);
         }
     }
-    let hint = Path::from(format!("{}/{LATEST}", series.folder()));
+    let hint = folder.clone().join(LATEST);
     if let Err(error) = lake.store().put(&hint, number.to_string().into()).await {
         tracing::debug!(%error, "the hint to the newest object could not be written");
     }
     Ok(Created::Yes)
 }
 
-async fn read_hint(lake: &Lake, series: Series) -> Result<Option<i64>, LakeError> {
-    let path = Path::from(format!("{}/{LATEST}", series.folder()));
+async fn read_hint(lake: &Lake, folder: &Path) -> Result<Option<i64>, LakeError> {
+    let path = folder.clone().join(LATEST);
     let bytes = match lake.store().get(&path).await {
         Ok(found) => found.bytes().await,
         Err(object_store::Error::NotFound { .. }) => return Ok(None),

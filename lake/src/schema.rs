@@ -37,6 +37,7 @@ pub fn data_type(kind: Kind) -> DataType {
         Kind::Date => DataType::Date32,
         Kind::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         Kind::Money => MONEY,
+        Kind::Decimal(digits, scale) => DataType::Decimal128(digits, scale),
         Kind::Map => DataType::Map(
             // Names as the Parquet specification has them, which Delta's readers expect.
             Arc::new(Field::new(

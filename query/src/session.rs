@@ -6,7 +6,9 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use clickmill_lake::history::{self, Series, Snapshot};
 use clickmill_lake::store::counting::{CountingStore, IoCounters};
-use clickmill_lake::table::{LakeTable, ScanCounters, ScanTotals, Table, register_store};
+use clickmill_lake::table::{
+    LakeTable, ScanCounters, ScanTotals, Table, register_store, spec_in_log,
+};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::tables::TABLES;
 use datafusion::common::DataFusionError;
@@ -103,8 +105,14 @@ impl Session {
         let context = SessionContext::new_with_config_rt(config, runtime);
 
         let scans = Arc::new(ScanCounters::default());
-        for spec in TABLES {
-            let Some(version) = snapshot.tables.get(spec.name) else { continue };
+        for (name, version) in &snapshot.tables {
+            // The rest are tables of the shop's own jobs.
+            let ours = TABLES.iter().copied().find(|spec| spec.name == name);
+            let spec = match ours {
+                Some(spec) => Some(spec),
+                None => spec_in_log(&lake, name).await?,
+            };
+            let Some(spec) = spec else { continue };
             let table = Table::open_at(&lake, spec, *version).await?;
             let provider = LakeTable::new(&table).with_counters(Arc::clone(&scans));
             context.register_table(spec.name, Arc::new(provider)).map_err(QueryError::Query)?;

@@ -10,13 +10,16 @@ use clap::{Subcommand, ValueEnum};
 use clickmill_delivery::firehose::{self, FirehoseError, LocationReport, RawLocation};
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Series, Snapshot};
-use clickmill_lake::table::Table;
+use clickmill_lake::table::{Table, spec_in_log};
 use clickmill_schemas::Timestamp;
-use clickmill_schemas::tables::TABLES;
+use clickmill_schemas::tables::{TABLES, TableSpec};
 use clickmill_transform::batch::{self, Batch};
+use clickmill_transform::sources::live::{self, LiveTable};
 use clickmill_transform::sources::{Notice, Severity};
 use clickmill_transform::status::{self, SourceStatus};
-use clickmill_transform::{DailyJobs, JobReport, Progress, RunOptions, RunReport, jobs};
+use clickmill_transform::{
+    DailyJobs, JobReport, Progress, RunOptions, RunReport, TransformError, jobs,
+};
 
 use crate::context::Context;
 
@@ -100,28 +103,35 @@ enum ReportFormat {
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let lake = Lake::open(&context.lake).await?;
+    let options = match context.config.run_options() {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return Ok(ExitCode::from(super::EXIT_USAGE));
+        }
+    };
     match args.command {
-        Command::Run(args) => run_once(args, context, &lake).await,
-        Command::Plan(args) => plan(args, context, &lake).await,
+        Command::Run(args) => run_once(args, context, options, &lake).await,
+        Command::Plan(args) => plan(args, options, &lake).await,
         Command::Status(args) => status(args, &lake).await,
     }
 }
 
-async fn run_once(args: RunArgs, context: &Context, lake: &Lake) -> anyhow::Result<ExitCode> {
+async fn run_once(
+    args: RunArgs,
+    context: &Context,
+    configured: RunOptions,
+    lake: &Lake,
+) -> anyhow::Result<ExitCode> {
     debug_assert_eq!(args.engine, "local");
     let options = RunOptions {
         tables: args.tables,
         memory_limit_bytes: args.memory_limit,
-        sources: context.config.sources.clone(),
-        attribution: context.config.attribution.clone(),
         daily: args.daily.into(),
-        ..RunOptions::default()
+        ..configured
     };
-    if let Some(tables) = &options.tables
-        && let Err(error) = jobs::with_upstream(tables)
-    {
-        eprintln!("error: {error}");
-        return Ok(ExitCode::from(super::EXIT_USAGE));
+    if let Some(exit) = refused(lake, &options).await? {
+        return Ok(exit);
     }
     let started = Instant::now();
     let (landed, failed) = land_foreign(lake, &context.config.raw).await;
@@ -147,6 +157,28 @@ async fn run_once(args: RunArgs, context: &Context, lake: &Lake) -> anyhow::Resu
         return Ok(ExitCode::from(super::EXIT_PARTIAL));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The exit code where the tables asked for, the shop's jobs or its checks are wrong.
+async fn refused(lake: &Lake, options: &RunOptions) -> anyhow::Result<Option<ExitCode>> {
+    let known =
+        options.tables.as_ref().map(|wanted| jobs::with_upstream(wanted, &options.shop_jobs));
+    let checked = match known {
+        Some(Err(error)) => Err(error),
+        _ => clickmill_transform::check(lake, options).await,
+    };
+    match checked {
+        Ok(()) => Ok(None),
+        Err(
+            error @ (TransformError::UnknownTable { .. }
+            | TransformError::ShopJob(_)
+            | TransformError::UnfitCheck { .. }),
+        ) => {
+            eprintln!("error: {error}");
+            Ok(Some(ExitCode::from(super::EXIT_USAGE)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -222,23 +254,21 @@ fn print_run(report: &RunReport, started: Instant) {
     }
 }
 
-async fn plan(args: ReportArgs, context: &Context, lake: &Lake) -> anyhow::Result<ExitCode> {
+async fn plan(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Result<ExitCode> {
     let newest = history::newest(lake, Series::Batches).await?;
     let previous: Option<Batch> = match newest {
         Some(number) => Some(history::read(lake, Series::Batches, number).await?),
         None => None,
     };
     let unfinished = newest > history::newest(lake, Series::Snapshots).await?;
-    let (next, notices) = batch::plan(
-        lake,
-        &jobs::all_tables(),
-        DailyJobs::Always,
-        &context.config.sources,
-        previous.as_ref(),
-    )
-    .await?;
+    if let Some(exit) = refused(lake, &options).await? {
+        return Ok(exit);
+    }
+    let (next, notices) =
+        batch::plan(lake, &options.all_tables(), &options, previous.as_ref()).await?;
+    let live = live::tables(lake, &options.sources).await?;
     if args.format == ReportFormat::Json {
-        println!("{}", serde_json::to_string_pretty(&next)?);
+        println!("{}", serde_json::to_string_pretty(&WholePlan { batch: &next, live: &live })?);
     } else {
         if unfinished {
             println!(
@@ -258,11 +288,48 @@ async fn plan(args: ReportArgs, context: &Context, lake: &Lake) -> anyhow::Resul
         if !days.is_empty() {
             println!("Days with events in it: {}", days.join(", "));
         }
+        print_live(&live);
+        let number = history::newest(lake, Series::Snapshots).await?;
+        let snapshot: Option<Snapshot> = match number {
+            Some(number) => Some(history::read(lake, Series::Snapshots, number).await?),
+            None => None,
+        };
+        for job in &next.shop_jobs {
+            let inputs = job.depends.join(", ");
+            let mode = job.mode.name();
+            let when = match next.is_behind(&job.table, snapshot.as_ref()) {
+                true => "it runs",
+                false => "it runs if its inputs change",
+            };
+            println!("Job {} -> {} ({mode}, from {inputs}): {when}", job.file, job.table);
+        }
     }
     for notice in &notices {
         eprintln!("note: {notice}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[derive(serde::Serialize)]
+struct WholePlan<'a> {
+    #[serde(flatten)]
+    batch: &'a Batch,
+    /// What is read live, before the batch is put together.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    live: &'a [LiveTable],
+}
+
+fn print_live(tables: &[LiveTable]) {
+    let now = Timestamp::now();
+    for table in tables {
+        let when = match (table.unfinished, table.read_at, table.due_at) {
+            (true, ..) => "it goes on with a read that was cut off".to_owned(),
+            (_, Some(read), Some(due)) if due > now => format!("not before {due}; read at {read}"),
+            (_, Some(read), _) => format!("it reads it again; read at {read}"),
+            _ => "it reads it for the first time".to_owned(),
+        };
+        println!("Live {}/{}: {when}", table.source, table.dataset);
+    }
 }
 
 #[derive(serde::Serialize)]
@@ -279,7 +346,10 @@ struct Status {
 
 #[derive(serde::Serialize)]
 struct TableStatus {
-    table: &'static str,
+    table: String,
+    /// It was held back by a check, or its job failed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    held_back: bool,
     version: u64,
     rows: u64,
     files: usize,
@@ -312,12 +382,13 @@ async fn status(args: ReportArgs, lake: &Lake) -> anyhow::Result<ExitCode> {
     println!("\n{:<22} {:>12} {:>7} {:>10} {:>8}", "table", "rows", "files", "size", "version");
     for table in &status.tables {
         println!(
-            "{:<22} {:>12} {:>7} {:>10} {:>8}",
+            "{:<22} {:>12} {:>7} {:>10} {:>8}{}",
             table.table,
             table.rows,
             table.files,
             human_bytes(table.bytes),
-            table.version
+            table.version,
+            if table.held_back { "  held back: see `etl run`" } else { "" }
         );
     }
     Ok(ExitCode::SUCCESS)
@@ -389,13 +460,18 @@ async fn gather_status(lake: &Lake) -> anyhow::Result<Status> {
         .newest_event_received_at
         .map(|received| (snapshot.created_at.micros() - received.micros()) / 1_000);
     status.sources = status::of_sources(lake, &snapshot, &batch).await?;
-    for spec in TABLES {
+    let mut specs = TABLES.to_vec();
+    for name in snapshot.tables.keys().filter(|name| TableSpec::find(name).is_none()) {
+        specs.extend(spec_in_log(lake, name).await?);
+    }
+    for spec in specs {
         let Some(version) = snapshot.tables.get(spec.name) else { continue };
         let table = Table::open_at(lake, spec, *version)
             .await
             .with_context(|| format!("reading the table {}", spec.name))?;
         status.tables.push(TableStatus {
-            table: spec.name,
+            table: spec.name.to_owned(),
+            held_back: snapshot.held_back.contains_key(spec.name),
             version: *version,
             rows: table.rows(),
             files: table.files().len(),

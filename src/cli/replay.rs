@@ -7,8 +7,8 @@ use clap::{Subcommand, ValueEnum};
 use clickmill_delivery::kinesis::{self, DeliverConfig, Until};
 use clickmill_lake::Lake;
 use clickmill_schemas::Timestamp;
+use clickmill_transform::Silent;
 use clickmill_transform::replay::{self, RejectsReport, ReplayRange};
-use clickmill_transform::{RunOptions, Silent};
 use tokio_util::sync::CancellationToken;
 
 use super::EXIT_USAGE;
@@ -192,7 +192,7 @@ async fn raw(
     range: &ReplayRange,
     format: Format,
 ) -> anyhow::Result<()> {
-    let options = RunOptions { sources: context.config.sources.clone(), ..RunOptions::default() };
+    let options = context.config.run_options()?;
     let started = Instant::now();
     let report = replay::raw(lake, &options, &Silent, range).await?;
     if format == Format::Json {

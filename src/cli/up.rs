@@ -52,11 +52,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     eprintln!("clickmill up: {}", opened.describe(&context.lake));
     let options = RunOptions {
-        sources: context.config.sources.clone(),
-        attribution: context.config.attribution.clone(),
         // Runs follow each other by seconds; what looks back far would outweigh what is new.
         daily: DailyJobs::OncePerDay,
-        ..RunOptions::default()
+        ..context.config.run_options()?
     };
 
     let stop_etl = CancellationToken::new();

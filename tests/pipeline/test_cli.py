@@ -132,3 +132,56 @@ class Sql(support.Case):
         self.assertIn("etl run", result.stderr.decode())
         self.clickmill("etl", "status", "--lake", self.folder / "empty")
         self.clickmill("etl", "run", "--lake", self.folder / "empty")
+
+
+class Configured(support.Case):
+    """What a shop adds in its own folder: jobs, checks, channels."""
+
+    JOB = ("-- table: daily_names\n-- mode: replace partitions\n-- partition: dt\n-- depends: events\n"
+           "SELECT event_name, count(*) AS n, dt\nFROM events GROUP BY event_name, dt\n")
+
+    def setUp(self):
+        super().setUp()
+        self.lake = self.folder / "lake"
+        support.copy(lakes.first_days(), self.lake)
+        (self.folder / "jobs").mkdir()
+        self.write_job(self.JOB)
+
+    def write_job(self, text):
+        (self.folder / "jobs" / "names.sql").write_text(text, encoding="utf-8")
+
+    def configure(self, text):
+        (self.folder / "clickmill.toml").write_text(f'lake = "{self.lake}"\n{text}', encoding="utf-8")
+
+    def test_a_shops_own_job_is_a_table_like_any_other(self):
+        self.configure('[[quality.daily_names]]\ncheck = "unique"\ncolumns = ["event_name", "dt"]\n')
+        plan = self.clickmill("etl", "plan").stdout.decode()
+        self.assertIn("jobs/names.sql -> daily_names (replace partitions, from events): it runs", plan)
+        self.clickmill("etl", "run")
+        sql = "SELECT event_name, count(*), dt FROM {events} GROUP BY ALL ORDER BY ALL"
+        expected = support.query(self.lake, sql)
+        self.assertGreater(len(expected), 10)
+        self.assertEqual(support.query(self.lake, "SELECT event_name, n, dt FROM {daily_names} ORDER BY ALL"), expected)
+        total = self.clickmill("sql", "-c", "SELECT sum(n) FROM daily_names", "--format", "csv").stdout.decode()
+        self.assertEqual(int(total.split()[-1]), sum(row[1] for row in expected))
+        status = json.loads(self.clickmill("etl", "status", "--format", "json").stdout)
+        rows = {table["table"]: table["rows"] for table in status["tables"]}
+        self.assertEqual((rows["daily_names"], rows["quality_results"]), (len(expected), 1))
+
+    def test_what_is_wrong_with_a_job_or_a_check_ends_with_2_and_its_place(self):
+        self.configure("")
+        self.write_job(self.JOB.replace("FROM events", "FROM evnets"))
+        result = self.clickmill("etl", "run", code=2)
+        self.assertIn("jobs/names.sql:6: ", result.stderr.decode())
+        self.write_job(self.JOB.replace("-- mode", "-- mod"))
+        self.assertIn("jobs/names.sql:2: ", self.clickmill("etl", "plan", code=2).stderr.decode())
+        self.write_job(self.JOB)
+        for text, said in (('[[quality.daily_names]]\ncheck = "unique"\ncolumns = ["nme"]\n', "no column `nme`"),
+                           ('[[quality.no_such]]\ncheck = "unique"\ncolumns = ["x"]\n', "no table `no_such`"),
+                           ('[[quality.orders]]\ncheck = "unqiue"\n', "no such check"),
+                           ('[channels]\n[[channels.rules]]\nchannel = "x"\nsource = "y"\n', "version"),
+                           ('[currency]\nreporting = "euro"\nrates = "x.csv"\n', "ISO 4217"),
+                           ('[sources.db]\nkind = "mysql"\nhost = "h"\ndatabase = "d"\nuser = "u"\n'
+                            'password = "p"\n[sources.db.orders]\n', "password")):
+            self.configure(text)
+            self.assertIn(said, self.clickmill("etl", "plan", code=2).stderr.decode())

@@ -14,15 +14,17 @@ use clickmill_lake::landing::{
     Commit, LandedObject, MAX_COMMITS_READ, Source, commits_after, list_sources,
 };
 use clickmill_lake::raw::RawKind;
-use clickmill_lake::table::Table;
+use clickmill_lake::table::{Table, spec_in_log};
 use clickmill_schemas::tables::{TABLES, TableSpec};
 use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
-use crate::run::DailyJobs;
+use crate::currency::{self, Rates};
+use crate::run::{DailyJobs, RunOptions};
+use crate::shop::{self, ShopJob};
 use crate::sources::coverage::Coverage;
-use crate::sources::{self, Content, Export, Notice, SourcesConfig};
+use crate::sources::{self, Content, Export, Notice};
 use crate::watch;
 
 /// Version of the batch file's JSON.
@@ -67,6 +69,15 @@ pub struct Batch {
     /// For each source, dataset and table what its chain of exports covers, this batch included.
     #[serde(default)]
     pub coverage: BTreeMap<String, Coverage>,
+    /// For each live source and dataset the last read taken, this batch included.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub live_reads: BTreeMap<String, i64>,
+    /// The rates that convert amounts, where a reporting currency is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rates: Option<Rates>,
+    /// The shop's own jobs, as they were when it was planned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shop_jobs: Vec<ShopJob>,
 }
 
 /// The key of an export in [`Batch::newest_exports`].
@@ -116,19 +127,45 @@ impl Batch {
         self.touched_days.extend(days);
     }
 
+    /// True where it has other rates than the one before it.
+    fn has_new_rates(&self, previous: Option<&Self>) -> bool {
+        let of = |batch: &Self| {
+            batch.rates.as_ref().map(|rates| (rates.reporting.clone(), rates.sha256.clone()))
+        };
+        let rates = of(self);
+        rates.is_some() && self.targets.contains("currency_rates") && rates != previous.and_then(of)
+    }
+
     /// True where it takes in nothing and leaves no table behind.
     fn is_idle(&self, previous: Option<&Snapshot>) -> bool {
-        let behind = |table: &String| {
-            let Some(previous) = previous else { return !self.base.is_empty() };
-            previous.derived_from.get(table).is_none_or(|taken| {
-                taken.iter().any(|(upstream, version)| self.base.get(upstream) != Some(version))
-            })
+        let derived = |table: &&String| {
+            crate::jobs::is_derived(table) || self.shop_jobs.iter().any(|job| job.table == **table)
         };
-        let derived = |table: &String| crate::jobs::is_derived(table);
         self.raw.is_empty()
             && self.replayed.is_empty()
             && self.exports.is_empty()
-            && !self.targets.iter().filter(|table| derived(table)).any(behind)
+            && !self.targets.iter().filter(derived).any(|table| self.is_behind(table, previous))
+    }
+
+    /// True where a derived table has not taken in what its inputs, or its job's text, are now.
+    #[must_use]
+    pub fn is_behind(&self, table: &str, previous: Option<&Snapshot>) -> bool {
+        let Some(previous) = previous else { return !self.base.is_empty() };
+        let is_current = |taken: &BTreeMap<String, u64>| {
+            taken.iter().all(|(upstream, version)| match upstream.as_str() {
+                shop::TEXT => self.text_of(table) == Some(*version),
+                _ => self.base.get(upstream) == Some(version),
+            })
+        };
+        // What was held back is tried again when something of it changed.
+        let known = [previous.derived_from.get(table), previous.held_back.get(table)];
+        !known.into_iter().flatten().any(is_current)
+    }
+
+    /// The fingerprint of the shop's job that makes a table.
+    fn text_of(&self, table: &str) -> Option<u64> {
+        let job = self.shop_jobs.iter().find(|job| job.table == table);
+        job.map(ShopJob::fingerprint)
     }
 }
 
@@ -139,8 +176,7 @@ impl Batch {
 pub async fn next(
     lake: &Lake,
     targets: &BTreeSet<String>,
-    daily: DailyJobs,
-    sources: &SourcesConfig,
+    options: &RunOptions,
 ) -> Result<Plan, TransformError> {
     let newest_snapshot = history::newest(lake, Series::Snapshots).await?;
     let newest_batch = history::newest(lake, Series::Batches).await?;
@@ -158,17 +194,28 @@ pub async fn next(
         Some(number) => Some(history::read(lake, Series::Batches, number).await?),
         None => None,
     };
-    let (batch, notices) = plan(lake, targets, daily, sources, previous.as_ref()).await?;
-    if batch.is_idle(snapshot.as_ref()) {
+    let (batch, notices) = plan(lake, targets, options, previous.as_ref()).await?;
+    if batch.is_idle(snapshot.as_ref()) && !batch.has_new_rates(previous.as_ref()) {
         return Ok(Plan::Nothing(notices));
     }
     failpoint::hit("etl.before_batch");
-    let created = history::create(lake, Series::Batches, batch.batch, &batch).await?;
+    let created = write_down(lake, &batch).await?;
     failpoint::hit("etl.batch_written");
     match created {
         Created::Yes => Ok(Plan::Run(Box::new(batch), snapshot, notices)),
         Created::No => Ok(Plan::Lost),
     }
+}
+
+/// Writes a batch down, and before it what it names and only planning has.
+///
+/// # Errors
+/// [`TransformError::Lake`].
+pub(crate) async fn write_down(lake: &Lake, batch: &Batch) -> Result<Created, TransformError> {
+    if let Some(rates) = &batch.rates {
+        rates.keep(lake).await?;
+    }
+    Ok(history::create(lake, Series::Batches, batch.batch, batch).await?)
 }
 
 /// What the next batch would take in, without writing it down.
@@ -178,13 +225,13 @@ pub async fn next(
 pub async fn plan(
     lake: &Lake,
     targets: &BTreeSet<String>,
-    daily: DailyJobs,
-    sources: &SourcesConfig,
+    options: &RunOptions,
     previous: Option<&Batch>,
 ) -> Result<(Batch, Vec<Notice>), TransformError> {
+    let sources = &options.sources;
     let created_at = Timestamp::now();
     let daily_on = previous.and_then(|previous| previous.daily_on);
-    let runs_daily = match daily {
+    let runs_daily = match options.daily {
         DailyJobs::Always => true,
         DailyJobs::OncePerDay => daily_on != Some(created_at.date()),
         DailyJobs::Never => false,
@@ -202,21 +249,25 @@ pub async fn plan(
         replayed: Vec::new(),
         exports: Vec::new(),
         touched_days: BTreeSet::new(),
-        base: base_versions(lake).await?,
+        base: base_versions(lake, &options.shop_jobs).await?,
         bookmarks: previous.map(|previous| previous.bookmarks.clone()).unwrap_or_default(),
         taken_exports: previous.map(|previous| previous.taken_exports.clone()).unwrap_or_default(),
         newest_exports: previous
             .map(|previous| previous.newest_exports.clone())
             .unwrap_or_default(),
         coverage: previous.map(|previous| previous.coverage.clone()).unwrap_or_default(),
+        live_reads: previous.map(|previous| previous.live_reads.clone()).unwrap_or_default(),
+        rates: None,
+        shop_jobs: options.shop_jobs.to_vec(),
     };
     if targets.contains("events") {
         take_raw(lake, &mut batch).await?;
     }
     let mut notices = Vec::new();
     if crate::jobs::SOURCE_TABLES.iter().any(|table| targets.contains(*table)) {
-        let discovery = sources::discover(lake, sources).await;
+        let discovery = sources::discover(lake, sources, &batch.live_reads).await;
         notices = discovery.notices;
+        batch.live_reads.extend(discovery.live_reads);
         for export in discovery.exports {
             if batch.taken_exports.insert(export.identity()) {
                 let newest = batch.newest_exports.entry(newest_key(&export));
@@ -230,6 +281,8 @@ pub async fn plan(
         }
         notices.extend(watch::notices(&batch, sources));
     }
+    let taken = previous.and_then(|previous| previous.rates.as_ref());
+    batch.rates = currency::look(options.currency.as_ref(), taken, &mut notices).await;
     Ok((batch, notices))
 }
 
@@ -241,9 +294,16 @@ fn cover(coverage: &mut Coverage, export: &Export) {
     }
 }
 
-async fn base_versions(lake: &Lake) -> Result<BTreeMap<String, u64>, TransformError> {
+async fn base_versions(
+    lake: &Lake,
+    shop_jobs: &[ShopJob],
+) -> Result<BTreeMap<String, u64>, TransformError> {
     let mut versions = BTreeMap::new();
-    for spec in TABLES {
+    let mut specs = TABLES.to_vec();
+    for job in shop_jobs {
+        specs.extend(spec_in_log(lake, &job.table).await?);
+    }
+    for spec in specs {
         if let Some(table) = Table::open(lake, spec).await? {
             versions.insert(spec.name.to_owned(), table.version());
         }

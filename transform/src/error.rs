@@ -3,6 +3,7 @@
 use clickmill_lake::LakeError;
 use datafusion::common::DataFusionError;
 
+use crate::shop::ShopJobError;
 use crate::sources::SourceError;
 
 /// Failures of a run. What was committed before one stays, and the next run
@@ -61,6 +62,30 @@ pub enum TransformError {
         name: String,
         /// All of them.
         known: String,
+    },
+    /// A job of the shop is wrong.
+    #[error(transparent)]
+    ShopJob(#[from] ShopJobError),
+    /// A check of a table that it does not fit.
+    #[error("[[quality.{table}]] number {number}: {problem}")]
+    UnfitCheck {
+        /// The table.
+        table: String,
+        /// The check's place in its list, from 1.
+        number: usize,
+        /// What does not fit.
+        problem: String,
+    },
+    /// A check that stops what is taken in failed, before anything of its table was committed.
+    #[error(
+        "{table} was not committed: {problem}; correct the input or the check, or let it only warn \
+         ([[quality.{table}]] on_failure = \"warn\"), then run again: the batch waits"
+    )]
+    Quality {
+        /// The table.
+        table: &'static str,
+        /// Which checks failed, and how.
+        problem: String,
     },
     /// Another run keeps winning the race for the next batch.
     #[error("{attempts} times another run began the next batch first; run again when it is done")]

@@ -9,21 +9,29 @@
 pub mod audit;
 pub mod batch;
 mod credit;
+mod currency;
 mod decode;
 mod dedupe;
 mod error;
 mod identity;
 pub mod jobs;
+mod quality;
 mod rejects;
 pub mod replay;
 pub mod run;
 mod sessionize;
+mod shop;
 pub mod sources;
 pub mod status;
+mod step;
 mod watch;
 
+pub use currency::CurrencyConfig;
+pub use decode::channels::ChannelRules;
 pub use error::TransformError;
+pub use quality::QualityConfig;
 pub use run::{
     AttributionConfig, BatchReport, DailyJobs, JobReport, Progress, RunOptions, RunReport, Silent,
-    run,
+    check, run,
 };
+pub use shop::{Mode, ShopJob, ShopJobError};

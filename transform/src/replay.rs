@@ -82,13 +82,11 @@ pub async fn raw(
             let unfinished = previous.as_ref().map(|batch| batch.batch)
                 > snapshot.as_ref().map(|snapshot| snapshot.batch);
             if !unfinished {
-                let targets = crate::jobs::all_tables();
-                let planned =
-                    batch::plan(lake, &targets, options.daily, &options.sources, previous.as_ref())
-                        .await?;
+                let targets = options.all_tables();
+                let planned = batch::plan(lake, &targets, options, previous.as_ref()).await?;
                 let (mut batch, notices) = planned;
                 batch.replay(&group);
-                let created = history::create(lake, Series::Batches, batch.batch, &batch).await?;
+                let created = batch::write_down(lake, &batch).await?;
                 if created == Created::Yes {
                     let done =
                         run::run_batch(lake, options, progress, &batch, snapshot.as_ref()).await?;

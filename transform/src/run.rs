@@ -4,21 +4,30 @@
 //! order, each with the transaction (job, batch). A table that has the batch
 //! already is passed over. When all are done, the snapshot says so. A run that
 //! dies anywhere leaves the batch unfinished; the next one finishes it.
+//!
+//! A derived table whose checks say stop, and one of a shop's job that fails, is held
+//! back: it stays as it was, and takes in what it missed with a later batch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use clickmill_failpoint as failpoint;
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Created, Series, Snapshot};
-use clickmill_lake::table::{Change, Committed, Table};
+use clickmill_lake::table::{Change, Committed, Table, spec_in_log};
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::{TABLES, TableSpec};
 use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::batch::{self, Batch, Plan};
-use crate::jobs::{self, JOBS, Job, JobContext};
-use crate::sources::{Notice, SourcesConfig};
+use crate::currency::CurrencyConfig;
+use crate::decode::channels::ChannelRules;
+use crate::jobs::{self, JobContext, Output};
+use crate::quality::{self, QualityConfig, Verdict};
+use crate::shop::{self, ShopJob};
+use crate::sources::{self, Notice, SourcesConfig};
+use crate::step::{Step, steps};
 
 /// Version of the snapshot file's JSON.
 const SNAPSHOT_VERSION: u32 = 1;
@@ -69,6 +78,14 @@ pub struct RunOptions {
     pub daily: DailyJobs,
     /// How orders are attributed.
     pub attribution: AttributionConfig,
+    /// How events get their channel. A change holds for events that are taken in from then on.
+    pub channels: Arc<ChannelRules>,
+    /// The currency to report in.
+    pub currency: Option<CurrencyConfig>,
+    /// The shop's own jobs.
+    pub shop_jobs: Arc<[ShopJob]>,
+    /// What must hold of tables.
+    pub quality: Arc<QualityConfig>,
 }
 
 impl Default for RunOptions {
@@ -81,7 +98,21 @@ impl Default for RunOptions {
             sources: SourcesConfig::default(),
             daily: DailyJobs::default(),
             attribution: AttributionConfig::default(),
+            channels: Arc::default(),
+            currency: None,
+            shop_jobs: Arc::from([]),
+            quality: Arc::default(),
         }
+    }
+}
+
+impl RunOptions {
+    /// Every table that a run can make.
+    #[must_use]
+    pub fn all_tables(&self) -> BTreeSet<String> {
+        let mut tables = jobs::all_tables();
+        tables.extend(self.shop_jobs.iter().map(|job| job.table.clone()));
+        tables
     }
 }
 
@@ -145,14 +176,18 @@ pub async fn run(
     options: &RunOptions,
     progress: &dyn Progress,
 ) -> Result<RunReport, TransformError> {
+    check(lake, options).await?;
     let targets = match &options.tables {
-        Some(tables) => jobs::with_upstream(tables)?,
-        None => jobs::all_tables(),
+        Some(tables) => jobs::with_upstream(tables, &options.shop_jobs)?,
+        None => options.all_tables(),
     };
     let mut report = RunReport::default();
+    if jobs::SOURCE_TABLES.iter().any(|table| targets.contains(*table)) {
+        add_notices(&mut report.notices, sources::live::pull(lake, &options.sources).await);
+    }
     let mut lost = 0;
     loop {
-        match batch::next(lake, &targets, options.daily, &options.sources).await? {
+        match batch::next(lake, &targets, options).await? {
             Plan::Nothing(notices) => {
                 add_notices(&mut report.notices, notices);
                 return Ok(report);
@@ -169,6 +204,17 @@ pub async fn run(
             }
         }
     }
+}
+
+/// Says what is wrong with the shop's jobs and checks, before anything is begun.
+///
+/// # Errors
+/// [`TransformError::ShopJob`], [`TransformError::UnknownTable`], [`TransformError::UnfitCheck`];
+/// [`TransformError::Lake`] where the lake does not answer.
+pub async fn check(lake: &Lake, options: &RunOptions) -> Result<(), TransformError> {
+    let shop = shop::compile(lake, &options.shop_jobs).await?;
+    let shop: Vec<&'static TableSpec> = shop.iter().map(|job| job.spec).collect();
+    quality::check_config(&options.quality, &shop)
 }
 
 pub(crate) fn add_notices(all: &mut Vec<Notice>, more: Vec<Notice>) {
@@ -196,116 +242,142 @@ pub(crate) async fn run_batch(
         jobs: Vec::new(),
     };
     let mut notices = Vec::new();
-    let mut derived_from: BTreeMap<String, BTreeMap<String, u64>> =
-        previous.map(|snapshot| snapshot.derived_from.clone()).unwrap_or_default();
-    for job in JOBS {
-        if !job.tables.iter().any(|table| *table != "rejects" && batch.targets.contains(*table)) {
-            continue;
-        }
-        progress.job_started(batch.batch, job.name);
+    let mut state = State {
+        derived_from: previous.map(|before| before.derived_from.clone()).unwrap_or_default(),
+        held_back: previous.map(|before| before.held_back.clone()).unwrap_or_default(),
+    };
+    let steps = steps(lake, batch).await?;
+    for step in &steps {
+        progress.job_started(batch.batch, step.name);
         // Read before the job runs: what comes later belongs to the next batch.
-        let taken = upstream_versions(&context, job).await?;
-        let (done, found) = run_job(&context, job).await?;
-        progress.job_finished(batch.batch, &done);
-        report.jobs.push(done);
-        add_notices(&mut notices, found);
-        for table in job.tables.iter().filter(|_| !job.upstream.is_empty()) {
-            derived_from.insert((*table).to_owned(), taken.clone());
+        let taken = step.upstream_versions(&context).await?;
+        let done = run_step(&context, step).await?;
+        progress.job_finished(batch.batch, &done.report);
+        report.jobs.push(done.report);
+        add_notices(&mut notices, done.notices);
+        for spec in step.tables.iter().filter(|_| step.is_derived()) {
+            state.held_back.remove(spec.name);
+            let of = match done.is_held_back {
+                true => &mut state.held_back,
+                false => &mut state.derived_from,
+            };
+            of.insert(spec.name.to_owned(), taken.clone());
         }
     }
-    finish(lake, batch, derived_from).await?;
+    quality::record(&context, &steps).await?;
+    finish(&context, state).await?;
     Ok((report, notices))
 }
 
-async fn upstream_versions(
-    context: &JobContext<'_>,
-    job: &Job,
-) -> Result<BTreeMap<String, u64>, TransformError> {
-    let mut versions = BTreeMap::new();
-    for spec in job.upstream.iter().filter_map(|name| TableSpec::find(name)) {
-        let table = context.current(spec).await?;
-        versions.insert(spec.name.to_owned(), table.version());
-    }
-    Ok(versions)
+/// What a snapshot says of derived tables.
+struct State {
+    derived_from: BTreeMap<String, BTreeMap<String, u64>>,
+    held_back: BTreeMap<String, BTreeMap<String, u64>>,
 }
 
-async fn run_job(
-    context: &JobContext<'_>,
-    job: &Job,
-) -> Result<(JobReport, Vec<Notice>), TransformError> {
+/// What became of a step.
+struct Done {
+    report: JobReport,
+    notices: Vec<Notice>,
+    /// Nothing of it was committed.
+    is_held_back: bool,
+}
+
+async fn run_step(context: &JobContext<'_>, step: &Step<'_>) -> Result<Done, TransformError> {
     let started = std::time::Instant::now();
-    let mut report = JobReport { job: job.name.to_owned(), counts: BTreeMap::new(), elapsed_ms: 0 };
-    let mut notices = Vec::new();
+    let report = JobReport { job: step.name.to_owned(), counts: BTreeMap::new(), elapsed_ms: 0 };
+    let mut done = Done { report, notices: Vec::new(), is_held_back: false };
     for attempt in 1.. {
-        if pending(context, job).await?.is_empty() {
+        if step.pending(context).await?.is_empty() {
             break;
         }
-        let output = (job.run)(context).await?;
+        let output = match step.run(context).await {
+            Ok(output) => output,
+            Err(TransformError::ShopJob(error)) => {
+                done.notices.push(held_back(step, &error.to_string()));
+                done.is_held_back = true;
+                break;
+            }
+            Err(error) => return Err(error),
+        };
         failpoint::hit("etl.files_written");
         // Another run finished the batch, and may be in the next one already: then
         // what was read here can hold the next one's rows, under the number of this one.
         if history::newest(context.lake, Series::Snapshots).await? >= Some(context.batch.batch) {
             break;
         }
-        report.counts = output.counts.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
-        notices = output.notices;
-        match commit(context, job, &output.changes).await {
-            Ok(()) => break,
+        done.report.counts = output.counts.iter().map(|(k, v)| ((*k).to_owned(), *v)).collect();
+        match quality::judge(context, step, &output.changes, &mut done.notices).await? {
+            Verdict::Commit => {}
+            Verdict::HoldBack => {
+                done.is_held_back = true;
+                break;
+            }
+        }
+        let Output { changes, notices, .. } = output;
+        match commit(context, step, &changes).await {
+            Ok(()) => {
+                add_notices(&mut done.notices, notices);
+                break;
+            }
             // Somebody rewrote what this job replaces: compute it again from there.
             Err(TransformError::Lake(clickmill_lake::LakeError::Conflict { .. }))
                 if attempt < MAX_JOB_ATTEMPTS => {}
             Err(error) => return Err(error),
         }
     }
-    report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok((report, notices))
+    done.report.elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(done)
 }
 
-/// The tables of a job that do not have the batch yet.
-async fn pending(
-    context: &JobContext<'_>,
-    job: &Job,
-) -> Result<BTreeSet<&'static str>, TransformError> {
-    let mut pending = BTreeSet::new();
-    for spec in job.tables.iter().filter_map(|name| TableSpec::find(name)) {
-        let table = context.current(spec).await?;
-        if table.batch(job.name).await?.is_none_or(|applied| applied < context.batch.batch) {
-            pending.insert(spec.name);
-        }
+fn held_back(step: &Step<'_>, problem: &str) -> Notice {
+    let tables: Vec<&str> = step.tables.iter().map(|spec| spec.name).collect();
+    Notice {
+        source: step.name.to_owned(),
+        subject: tables.join(", "),
+        severity: sources::Severity::Problem,
+        problem: format!("{problem}; the table stays as it was"),
+        advice: "correct the job: it runs again when its text or its inputs changed".to_owned(),
     }
-    Ok(pending)
 }
 
 async fn commit(
     context: &JobContext<'_>,
-    job: &Job,
+    step: &Step<'_>,
     changes: &BTreeMap<&'static str, Change>,
 ) -> Result<(), TransformError> {
-    for name in job.tables {
-        let Some(change) = changes.get(name).filter(|change| !change.is_empty()) else { continue };
-        let Some(spec) = TableSpec::find(name) else { continue };
+    for spec in &step.tables {
+        let change = changes.get(spec.name).filter(|change| !change.is_empty());
+        let Some(change) = change else { continue };
         // Raw inputs were joined with the table as the batch fixed it, the rest with the newest.
         let base = match context.base(spec).await? {
-            Some(base) if job.name == "ingest" => base,
+            Some(base) if step.name == "ingest" => base,
             _ => context.current(spec).await?,
         };
         failpoint::hit("etl.before_commit");
-        let committed = base.commit(change, job.name, context.batch.batch).await?;
+        let committed = base.commit(change, step.name, context.batch.batch).await?;
         failpoint::hit("etl.committed");
         if let Committed::Before(version) = committed {
-            tracing::info!(table = name, version, "the batch was in the table already");
+            tracing::info!(table = spec.name, version, "the batch was in the table already");
         }
     }
     Ok(())
 }
 
-async fn finish(
-    lake: &Lake,
-    batch: &Batch,
-    derived_from: BTreeMap<String, BTreeMap<String, u64>>,
-) -> Result<(), TransformError> {
+async fn finish(context: &JobContext<'_>, state: State) -> Result<(), TransformError> {
+    let (lake, batch) = (context.lake, context.batch);
     let mut tables = BTreeMap::new();
-    for spec in TABLES {
+    let mut specs: Vec<&'static TableSpec> = TABLES.to_vec();
+    // The shop's tables, also those whose job is gone: they stay as they are.
+    let before = context.previous.map(|snapshot| &snapshot.tables);
+    let known = before.into_iter().flat_map(BTreeMap::keys).map(String::as_str);
+    let now = batch.shop_jobs.iter().map(|job| job.table.as_str());
+    let shop: BTreeSet<&str> =
+        known.chain(now).filter(|name| TableSpec::find(name).is_none()).collect();
+    for name in shop {
+        specs.extend(spec_in_log(lake, name).await?);
+    }
+    for spec in specs {
         if let Some(table) = Table::open(lake, spec).await? {
             tables.insert(spec.name.to_owned(), table.version());
         }
@@ -315,7 +387,8 @@ async fn finish(
         batch: batch.batch,
         created_at: Timestamp::now(),
         tables,
-        derived_from,
+        derived_from: state.derived_from,
+        held_back: state.held_back,
     };
     // Another run may have finished the same batch: its snapshot is as good.
     failpoint::hit("etl.before_snapshot");

@@ -17,6 +17,7 @@
 
 mod files;
 mod provider;
+mod shop;
 mod stats;
 mod writer;
 
@@ -37,6 +38,7 @@ use url::Url;
 
 pub use files::DataFile;
 pub use provider::{LakeTable, ScanCounters, ScanTotals, register_store};
+pub use shop::{columns_in_log, has_columns_of, spec_in_log, spec_of};
 pub(crate) use writer::ZSTD_LEVEL;
 pub use writer::{MAX_FILE_BYTES, PartitionWriter, Sorted};
 
@@ -121,14 +123,15 @@ impl Table {
         let fail = |source| LakeError::table(spec.name, "create", source);
         let schema = delta_schema(spec)?;
         let created = CreateBuilder::new()
-            .with_log_store(log_store(lake, spec)?)
+            .with_log_store(log_store(lake, spec.name)?)
             .with_table_name(spec.name)
             .with_comment(spec.grain)
             .with_columns(schema.fields().cloned())
             .with_partition_columns(spec.partitioned.then_some(PARTITION_COLUMN))
             .with_configuration_property(
                 deltalake_core::TableProperty::DataSkippingStatsColumns,
-                Some(spec.stats.join(",")),
+                // None at all would be no list.
+                (!spec.stats.is_empty()).then(|| spec.stats.join(",")),
             )
             .with_save_mode(SaveMode::Ignore)
             .await;
@@ -157,7 +160,7 @@ impl Table {
         spec: &'static TableSpec,
         version: Option<u64>,
     ) -> Result<Option<Self>, LakeError> {
-        let log = log_store(lake, spec)?;
+        let log = log_store(lake, spec.name)?;
         let mut table = DeltaTable::new(log.clone());
         let loaded = match version {
             Some(version) => table.load_version(version).await,
@@ -397,8 +400,8 @@ fn delta_schema(spec: &'static TableSpec) -> Result<deltalake_core::kernel::Stru
 
 /// A log store on the lake's own client. The URL only names the folder below
 /// the lake's root: the client is rooted there, and paths in the log are relative.
-fn log_store(lake: &Lake, spec: &'static TableSpec) -> Result<LogStoreRef, LakeError> {
-    let folder = format!("tables/{}", spec.name);
+fn log_store(lake: &Lake, name: &str) -> Result<LogStoreRef, LakeError> {
+    let folder = format!("tables/{name}");
     let url = Url::parse(&format!("clickmill:///{folder}/")).map_err(|error| {
         LakeError::Location { location: folder.clone(), reason: error.to_string() }
     })?;

@@ -148,15 +148,20 @@ pub const ORDERS_ENRICHED: TableSpec = TableSpec {
     name: "orders_enriched",
     grain: "an order, or a tracked purchase without an order",
     doc: "Order rows are the truth; the purchase event and its session are joined to them, within 7 \
-          days of the order. `match_status` is `matched`, `value_mismatch` (the amounts differ), \
-          `order_only` (the tracker missed it) or `event_only` (no such order).",
+          days of the order. `match_status` is `matched`, `currency_mismatch` (the currencies \
+          differ), `value_mismatch` (the amounts differ), `order_only` (the tracker missed it) or \
+          `event_only` (no such order).",
     key: &["order_id"],
     sort: &["order_id"],
     stats: &["order_id", "customer_id", "ordered_at"],
     partitioned: true,
     columns: &[
         required("order_id", Kind::Utf8, "The shop's order number"),
-        required("match_status", Kind::Utf8, "matched, value_mismatch, order_only or event_only"),
+        required(
+            "match_status",
+            Kind::Utf8,
+            "matched, currency_mismatch, value_mismatch, order_only or event_only",
+        ),
         text("customer_id", "The shop's customer"),
         required(
             "ordered_at",
@@ -172,6 +177,16 @@ pub const ORDERS_ENRICHED: TableSpec = TableSpec {
         money("total", "What the customer was charged"),
         money("refunded", "What was paid back"),
         money("net_total", "total less refunded; NULL for event_only"),
+        text("reporting_currency", "ISO 4217, as configured; NULL where none is"),
+        optional(
+            "exchange_rate",
+            Kind::Decimal(18, 10),
+            "Units of reporting_currency for one of currency: the newest rate of the 7 days up to the \
+             order's; NULL where there is none",
+        ),
+        money("reporting_total", "total at exchange_rate, rounded to four places"),
+        money("reporting_refunded", "refunded at exchange_rate"),
+        money("reporting_net_total", "net_total at exchange_rate"),
         text("coupon", "Coupon code"),
         text("country", "As in orders"),
         text("region", "As in orders"),
@@ -181,6 +196,7 @@ pub const ORDERS_ENRICHED: TableSpec = TableSpec {
         text("event_app_id", "Its app_id"),
         optional("event_ts", Kind::Timestamp, "Its time"),
         money("event_total", "Its total, else its revenue"),
+        text("event_currency", "The currency that it names"),
         money("missed_total", "total of an order_only row: the revenue that the tracker missed"),
         text("visitor_id", "Of the purchase event"),
         text("session_id", "The session of the purchase: the last touch"),
@@ -195,5 +211,23 @@ pub const ORDERS_ENRICHED: TableSpec = TableSpec {
         text("utm_campaign", "Last touch"),
         text("device_class", "Of the session"),
         required("dt", Kind::Date, "UTC date of ordered_at"),
+    ],
+};
+
+/// One row a day and currency of the rates file.
+pub const CURRENCY_RATES: TableSpec = TableSpec {
+    name: "currency_rates",
+    grain: "a day and a currency",
+    doc: "The rates file of `[currency]` as it was last taken in. Its newest rate of the 7 days up \
+          to an order's day converts that order.",
+    key: &["currency", "rate_date"],
+    sort: &["currency", "rate_date"],
+    stats: &["currency"],
+    partitioned: false,
+    columns: &[
+        required("currency", Kind::Utf8, "ISO 4217"),
+        required("rate_date", Kind::Date, "The day of the rate"),
+        required("rate", Kind::Decimal(18, 10), "Units of reporting_currency for one of currency"),
+        required("reporting_currency", Kind::Utf8, "ISO 4217"),
     ],
 };

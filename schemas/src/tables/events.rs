@@ -92,7 +92,8 @@ pub const EVENTS: TableSpec = TableSpec {
         text("click_id_type", "Its parameter: gclid, fbclid, msclkid, ..."),
         text(
             "channel",
-            "direct, organic_search, paid_search, paid_social, social, email, affiliate, referral, display, internal",
+            "How the visitor came: direct, internal, organic_search, paid_search, email, ... by the shop's \
+             rules and GA4's default grouping; docs/etl.md has all",
         ),
         optional(
             "channel_rules_version",
@@ -107,7 +108,7 @@ pub const EVENTS: TableSpec = TableSpec {
         text("device_class", "desktop, mobile, tablet, bot, other"),
         optional("screen_width", Kind::Int32, "CSS pixels"),
         optional("screen_height", Kind::Int32, "CSS pixels"),
-        text("language", "BCP 47 tag, as sent"),
+        text("language", "BCP 47 tag in its usual case; NULL where what was sent is none"),
         text("timezone", "IANA zone, as sent"),
         text("ip_truncated", "Network part of the address, where the shop keeps it"),
         text("country", "ISO 3166-1 alpha-2"),

@@ -13,21 +13,24 @@ mod customers;
 mod daily;
 mod events;
 mod identity;
+mod quality;
 mod recommend;
 mod sessions;
 mod sources;
 
 pub use commerce::{
-    CUSTOMERS, ORDER_ITEMS, ORDERS, ORDERS_ENRICHED, PRODUCT_OBSERVATIONS, PRODUCTS,
+    CURRENCY_RATES, CUSTOMERS, ORDER_ITEMS, ORDERS, ORDERS_ENRICHED, PRODUCT_OBSERVATIONS, PRODUCTS,
 };
 pub use customers::{COHORT_RETENTION, CUSTOMER_LTV};
 pub use daily::{CATEGORY_DAILY, FUNNEL_DAILY, PRODUCT_DAILY, SEARCH_DAILY};
 pub use events::{EVENT_DUPLICATES, EVENT_ITEMS, EVENTS, REJECTS};
 pub use identity::{ATTRIBUTION, IDENTITY_LINKS, IDENTITY_MAP};
+pub use quality::QUALITY_RESULTS;
 pub use recommend::{CO_BOUGHT, CO_VIEWED, INTERACTIONS};
 pub use sessions::{ABANDONED_CARTS, SESSIONS};
 pub use sources::{CARTS, SOURCE_EXPORTS, SOURCE_KEYS};
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 /// The partition column of every partitioned table: a UTC date.
@@ -46,6 +49,7 @@ pub const TABLES: &[&TableSpec] = &[
     &PRODUCT_OBSERVATIONS,
     &CARTS,
     &ORDERS_ENRICHED,
+    &CURRENCY_RATES,
     &PRODUCT_DAILY,
     &CATEGORY_DAILY,
     &SEARCH_DAILY,
@@ -61,6 +65,7 @@ pub const TABLES: &[&TableSpec] = &[
     &CO_BOUGHT,
     &REJECTS,
     &SOURCE_EXPORTS,
+    &QUALITY_RESULTS,
 ];
 
 /// Tables that jobs keep for themselves: no part of a snapshot, and not for queries.
@@ -119,6 +124,8 @@ pub enum Kind {
     Timestamp,
     /// `Decimal(18,4)`.
     Money,
+    /// An exact decimal of other digits: how many, and how many of them after the point.
+    Decimal(u8, i8),
     /// Text to text.
     Map,
     /// A list of structs with these fields.
@@ -153,8 +160,8 @@ const fn money(name: &'static str, doc: &'static str) -> Column {
 impl Kind {
     /// Its name as Arrow writes it.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
+    pub fn name(self) -> Cow<'static, str> {
+        Cow::Borrowed(match self {
             Self::Utf8 => "Utf8",
             Self::Bool => "Boolean",
             Self::Int32 => "Int32",
@@ -163,9 +170,12 @@ impl Kind {
             Self::Date => "Date32",
             Self::Timestamp => "Timestamp(µs, UTC)",
             Self::Money => "Decimal128(18, 4)",
+            Self::Decimal(digits, scale) => {
+                return Cow::Owned(format!("Decimal128({digits}, {scale})"));
+            }
             Self::Map => "Map<Utf8, Utf8>",
             Self::List(_) => "List<Struct>",
-        }
+        })
     }
 }
 

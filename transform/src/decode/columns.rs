@@ -10,9 +10,8 @@ use clickmill_lake::schema::arrow_schema;
 use clickmill_schemas::Event;
 use clickmill_schemas::tables::EVENTS;
 
-use super::enrich::{
-    Agent, Agents, CHANNEL_RULES_VERSION, Campaign, LATE_AFTER, channel, parameters, split_url,
-};
+use super::channels::{ChannelRules, Traffic};
+use super::enrich::{Agent, Agents, Campaign, LATE_AFTER, language, parameters, split_url};
 use super::hash;
 
 /// Column that tells the rows of a batch apart: object and line. Not stored.
@@ -33,6 +32,7 @@ pub fn staged_schema() -> SchemaRef {
 pub struct EventColumns {
     columns: Columns,
     agents: Agents,
+    channels: Arc<ChannelRules>,
 }
 
 /// Filled in by sessionizing: NULL here.
@@ -45,9 +45,9 @@ pub struct RowId(pub i64);
 impl EventColumns {
     /// Empty builders.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(channels: Arc<ChannelRules>) -> Self {
         let columns = Columns::new(staged_schema(), SESSION_COLUMNS);
-        Self { columns, agents: Agents::default() }
+        Self { columns, agents: Agents::default(), channels }
     }
 
     /// Rows since the last [`Self::finish`].
@@ -62,7 +62,15 @@ impl EventColumns {
         let query = page.query.map(parameters).unwrap_or_default();
         let referrer = event.referrer_url.as_deref().map(split_url).unwrap_or_default();
         let campaign = Campaign::of(event, &query);
-        let channel = channel(&campaign, page.host.as_deref(), referrer.host.as_deref());
+        let channels = Arc::clone(&self.channels);
+        let channel = channels.channel(&Traffic {
+            source: campaign.source,
+            medium: campaign.medium,
+            campaign: campaign.campaign,
+            click_id_type: campaign.click_id_type,
+            page_host: page.host.as_deref(),
+            referrer_host: referrer.host.as_deref(),
+        });
         let agent = match event.user_agent.as_deref() {
             Some(user_agent) => self.agents.get(user_agent).clone(),
             None => Agent::default(),
@@ -110,7 +118,7 @@ impl EventColumns {
         columns.text(campaign.click_id);
         columns.text(campaign.click_id_type);
         columns.text(Some(channel));
-        columns.int32(Some(CHANNEL_RULES_VERSION));
+        columns.int32(Some(channels.version()));
         columns.text(event.user_agent.as_deref());
         columns.text(agent.browser.as_deref());
         columns.text(agent.browser_version.as_deref());
@@ -119,7 +127,7 @@ impl EventColumns {
         columns.text(agent.device_class);
         columns.int32(event.screen_width);
         columns.int32(event.screen_height);
-        columns.text(event.language.as_deref());
+        columns.text(event.language.as_deref().and_then(language).as_deref());
         columns.text(event.timezone.as_deref());
         columns.text(event.ip_truncated.as_deref());
         columns.text(event.country.as_deref());
@@ -161,11 +169,5 @@ impl EventColumns {
     /// [`ArrowError`] where `append` and the table disagree about the columns.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         self.columns.finish()
-    }
-}
-
-impl Default for EventColumns {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -1,7 +1,5 @@
 //! What an event's own fields say beyond themselves: the parts of its URLs,
-//! its campaign, channel, device and whether it is a bot's.
-//!
-//! Rules are versioned: [`CHANNEL_RULES_VERSION`] stands in every row that they decided.
+//! its campaign, language, device and whether it is a bot's.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -10,44 +8,15 @@ use std::time::Duration;
 use clickmill_schemas::Event;
 use url::form_urlencoded;
 
-/// Version of [`channel`].
-pub const CHANNEL_RULES_VERSION: i32 = 1;
 /// An event received later than this after it happened is late.
 pub const LATE_AFTER: Duration = Duration::from_secs(3_600);
 /// Distinct user agents whose parse is kept; beyond it the cache starts anew.
 const MAX_CACHED_AGENTS: usize = 100_000;
+/// The longest language tag that is kept.
+const MAX_LANGUAGE_CHARS: usize = 35;
 /// Query parameters that carry an advertising click id.
 const CLICK_ID_PARAMETERS: &[&str] =
     &["gclid", "wbraid", "gbraid", "dclid", "msclkid", "fbclid", "ttclid", "twclid", "li_fat_id"];
-const SEARCH_HOSTS: &[&str] = &[
-    "google.",
-    "bing.",
-    "duckduckgo.",
-    "yahoo.",
-    "yandex.",
-    "baidu.",
-    "ecosia.",
-    "qwant.",
-    "startpage.",
-];
-const SOCIAL_HOSTS: &[&str] = &[
-    "facebook.",
-    "instagram.",
-    "t.co",
-    "twitter.",
-    "x.com",
-    "linkedin.",
-    "lnkd.in",
-    "pinterest.",
-    "reddit.",
-    "tiktok.",
-    "youtube.",
-    "youtu.be",
-    "snapchat.",
-    "vk.com",
-    "weibo.",
-];
-
 /// The parts of a URL that have columns.
 #[derive(Default)]
 pub struct Parts<'a> {
@@ -153,78 +122,42 @@ impl<'a> Campaign<'a> {
     }
 }
 
-/// The channel of an event: campaign marks first, then the referrer.
+/// A language as a BCP 47 tag in its usual case: `en-GB`, `zh-Hans-CN`. Reads what browsers,
+/// apps and servers send: `EN_gb`, `en_US.UTF-8`, `de-DE,de;q=0.9`. `None` where it is no tag.
 #[must_use]
-pub fn channel(
-    campaign: &Campaign<'_>,
-    page_host: Option<&str>,
-    referrer_host: Option<&str>,
-) -> &'static str {
-    let medium = campaign.medium.unwrap_or_default().to_ascii_lowercase();
-    let source = campaign.source.unwrap_or_default().to_ascii_lowercase();
-    let is_social_source = SOCIAL_HOSTS.iter().any(|host| {
-        let name = host.trim_end_matches('.').trim_end_matches(".com");
-        source == name
-    });
-    match medium.as_str() {
-        "cpc" | "ppc" | "paidsearch" | "paid_search" | "sem" => {
-            return if is_social_source { "paid_social" } else { "paid_search" };
-        }
-        "paid_social" | "paidsocial" | "cpm_social" => return "paid_social",
-        "display" | "cpm" | "banner" => return "display",
-        "email" | "e-mail" | "newsletter" => return "email",
-        "affiliate" | "affiliates" => return "affiliate",
-        "social" | "social-network" | "social_media" | "sm" => return "social",
-        "organic" => return "organic_search",
-        "referral" => return "referral",
-        _ => {}
+pub fn language(sent: &str) -> Option<Cow<'_, str>> {
+    let first = sent.split([',', ';']).next().unwrap_or(sent).trim();
+    // Of a POSIX locale: encoding and variant.
+    let tag = first.split(['.', '@']).next().unwrap_or(first);
+    let mut subtags = tag.split(['-', '_']);
+    let letters = |part: &str| part.bytes().all(|b| b.is_ascii_alphabetic());
+    let is_language = |part: &str| (2..=3).contains(&part.len()) && letters(part);
+    if tag.len() > MAX_LANGUAGE_CHARS || !subtags.next().is_some_and(is_language) {
+        return None;
     }
-    match campaign.click_id_type {
-        Some("gclid" | "wbraid" | "gbraid" | "msclkid") => return "paid_search",
-        Some("dclid") => return "display",
-        Some("ttclid" | "twclid" | "li_fat_id") => return "paid_social",
-        // fbclid is on every outgoing link of Facebook, paid or not.
-        Some("fbclid") => return "social",
-        _ => {}
-    }
-    if source == "newsletter" || source == "email" {
-        return "email";
-    }
-    if is_social_source {
-        return "social";
-    }
-    let Some(referrer) = referrer_host else {
-        return if source.is_empty() { "direct" } else { "referral" };
+    let is_subtag = |part: &str| {
+        (1..=8).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_alphanumeric())
     };
-    let within = |hosts: &[&str]| {
-        hosts.iter().any(|host| {
-            if let Some(name) = host.strip_suffix('.') {
-                referrer.split('.').any(|label| label == name)
-            } else {
-                referrer == *host || referrer.ends_with(&format!(".{host}"))
+    if !tag.split(['-', '_']).all(is_subtag) {
+        return None;
+    }
+    let mut made = String::with_capacity(tag.len());
+    for (at, part) in tag.split(['-', '_']).enumerate() {
+        if at > 0 {
+            made.push('-');
+        }
+        // After a singleton (`x-`, `u-`) everything is in lower case.
+        let is_extension = made.split('-').any(|before| before.len() == 1);
+        match (at, part.len()) {
+            (1.., 2) if letters(part) && !is_extension => made.push_str(&part.to_ascii_uppercase()),
+            (1.., 4) if letters(part) && !is_extension => {
+                made.push_str(&part[..1].to_ascii_uppercase());
+                made.push_str(&part[1..].to_ascii_lowercase());
             }
-        })
-    };
-    if page_host.is_some_and(|page| same_site(page, referrer)) {
-        "internal"
-    } else if within(SEARCH_HOSTS) {
-        "organic_search"
-    } else if within(SOCIAL_HOSTS) {
-        "social"
-    } else {
-        "referral"
-    }
-}
-
-/// True for `shop.example` and `www.shop.example`: equal, or one is below the other.
-fn same_site(a: &str, b: &str) -> bool {
-    let (a, b) = (a.trim_start_matches("www."), b.trim_start_matches("www."));
-    let below = |long: &str, short: &str| {
-        long.len() > short.len() && long.ends_with(short) && {
-            long.as_bytes()[long.len() - short.len() - 1] == b'.'
+            _ => made.push_str(&part.to_ascii_lowercase()),
         }
-    };
-    a == b || below(a, b) || below(b, a)
+    }
+    Some(if made == sent { Cow::Borrowed(sent) } else { Cow::Owned(made) })
 }
 
 /// What a User-Agent says.
@@ -345,27 +278,28 @@ mod tests {
     }
 
     #[test]
-    fn channels_follow_the_campaign_before_the_referrer() {
-        let campaign = |source, medium, click_id_type| Campaign {
-            source,
-            medium,
-            click_id_type,
-            ..Campaign::default()
-        };
-        for (marks, referrer, expected) in [
-            (campaign(Some("google"), Some("cpc"), None), Some("www.google.com"), "paid_search"),
-            (campaign(Some("facebook"), Some("cpc"), None), None, "paid_social"),
-            (campaign(None, None, Some("gclid")), Some("www.google.com"), "paid_search"),
-            (campaign(None, None, None), Some("www.google.co.uk"), "organic_search"),
-            (campaign(None, None, None), Some("l.facebook.com"), "social"),
-            (campaign(None, None, None), Some("t.co"), "social"),
-            (campaign(None, None, None), Some("notgoogle.example"), "referral"),
-            (campaign(None, None, None), Some("www.shop.example"), "internal"),
-            (campaign(None, None, None), None, "direct"),
-            (campaign(Some("partner"), None, None), None, "referral"),
-            (campaign(Some("x"), Some("Email"), None), None, "email"),
+    fn languages_are_tags_in_their_usual_case() {
+        // Cases by RFC 5646, section 2.1.1.
+        for (sent, expected) in [
+            ("en-GB", Some("en-GB")),
+            ("EN_us", Some("en-US")),
+            ("de", Some("de")),
+            ("zh-hANS-cn", Some("zh-Hans-CN")),
+            ("es-419", Some("es-419")),
+            ("en_US.UTF-8", Some("en-US")),
+            ("de_DE@euro", Some("de-DE")),
+            ("fr-CH, fr;q=0.9, en;q=0.8", Some("fr-CH")),
+            ("sl-IT-nedis", Some("sl-IT-nedis")),
+            ("en-a-BB-x-LATN", Some("en-a-bb-x-latn")),
+            ("", None),
+            ("C", None),
+            ("*", None),
+            ("undefined", None),
+            ("(not set)", None),
+            ("en--GB", None),
+            ("12-GB", None),
         ] {
-            assert_eq!(channel(&marks, Some("shop.example"), referrer), expected, "{referrer:?}");
+            assert_eq!(language(sent).as_deref(), expected, "{sent}");
         }
     }
 

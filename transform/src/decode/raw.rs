@@ -25,6 +25,7 @@ use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 use uuid::Uuid;
 
+use super::channels::ChannelRules;
 use super::columns::{EventColumns, RowId, staged_schema};
 use super::hash;
 use crate::TransformError;
@@ -98,6 +99,8 @@ pub struct RawPartition {
     pub objects: Vec<(u32, LandedObject)>,
     /// Where to note what was seen.
     pub tally: SharedTally,
+    /// How events get their channel.
+    pub channels: Arc<ChannelRules>,
     /// [`staged_schema`].
     pub schema: SchemaRef,
 }
@@ -110,6 +113,7 @@ impl RawPartition {
         objects: Vec<(u32, LandedObject)>,
         partitions: usize,
         tally: &SharedTally,
+        channels: &Arc<ChannelRules>,
     ) -> Vec<Self> {
         let mut by_size = objects;
         by_size.sort_by_key(|(_, object)| std::cmp::Reverse(object.bytes));
@@ -128,6 +132,7 @@ impl RawPartition {
                 lake: lake.clone(),
                 objects,
                 tally: Arc::clone(tally),
+                channels: Arc::clone(channels),
                 schema: Arc::clone(&schema),
             })
             .collect()
@@ -154,8 +159,9 @@ impl PartitionStream for RawPartition {
                 let bytes = fetch(&partition.lake, object).await.map_err(external)?;
                 let (tally, sender) = (Arc::clone(&partition.tally), sender.clone());
                 let (number, object) = (*number, object.clone());
+                let columns = EventColumns::new(Arc::clone(&partition.channels));
                 let decoding = tokio::task::spawn_blocking(move || {
-                    decode(&bytes, number, &object, &tally, |batch| {
+                    decode(&bytes, number, &object, columns, &tally, |batch| {
                         sender.blocking_send(Ok(batch)).is_ok()
                     })
                 });
@@ -200,10 +206,10 @@ fn decode(
     bytes: &Bytes,
     object_number: u32,
     object: &LandedObject,
+    mut columns: EventColumns,
     tally: &SharedTally,
     mut send: impl FnMut(RecordBatch) -> bool,
 ) -> Result<(), TransformError> {
-    let mut columns = EventColumns::new();
     let mut copies = Vec::with_capacity(BATCH_ROWS);
     let mut last_collector = (String::new(), None);
     for_each(bytes, &object.path, |line_number, line| {

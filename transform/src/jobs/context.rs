@@ -14,6 +14,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::TransformError;
 use crate::batch::Batch;
+use crate::quality::{Outcome, Outcomes};
 use crate::run::RunOptions;
 
 /// The batch, the lake, and how to run queries.
@@ -29,6 +30,8 @@ pub struct JobContext<'a> {
     runtime: Arc<RuntimeEnv>,
     /// The newest version of each table that was seen: jobs ask for the same ones again and again.
     seen: Mutex<HashMap<&'static str, Table>>,
+    /// What checks found so far.
+    outcomes: Mutex<Outcomes>,
 }
 
 impl<'a> JobContext<'a> {
@@ -51,7 +54,15 @@ impl<'a> JobContext<'a> {
             .build_arc()
             .map_err(TransformError::job("setup"))?;
         register_store(&runtime, lake)?;
-        Ok(Self { lake, batch, previous, options, runtime, seen: Mutex::default() })
+        Ok(Self {
+            lake,
+            batch,
+            previous,
+            options,
+            runtime,
+            seen: Mutex::default(),
+            outcomes: Mutex::default(),
+        })
     }
 
     /// A fresh SQL session on the shared runtime. Times are UTC.
@@ -92,6 +103,23 @@ impl<'a> JobContext<'a> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.insert(spec.name, table.clone());
         Ok(table)
+    }
+
+    /// Notes what a check found; what an attempt before this one found is forgotten.
+    pub(crate) fn note(&self, table: &'static str, number: usize, outcome: Outcome) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.insert((table, number), outcome);
+    }
+
+    /// True where a check of the table found something.
+    pub(crate) fn is_noted(&self, table: &str) -> bool {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.keys().any(|(noted, _)| *noted == table)
+    }
+
+    /// What checks found.
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// What became of `upstream` since `table` last took it in.

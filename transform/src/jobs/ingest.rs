@@ -156,7 +156,8 @@ async fn pass(
     });
 
     let partitions = context.options.parallelism;
-    let raw = RawPartition::spread(context.lake, objects.to_vec(), partitions, &tally);
+    let channels = &context.options.channels;
+    let raw = RawPartition::spread(context.lake, objects.to_vec(), partitions, &tally, channels);
     let raw = raw.into_iter().map(|partition| Arc::new(partition) as _).collect();
     let staged = StreamingTable::try_new(staged_schema(), raw).map_err(&fail)?;
     let mut rows = session.read_table(Arc::new(staged)).map_err(&fail)?;

@@ -11,6 +11,7 @@ mod co_bought;
 mod co_viewed;
 mod cohort_retention;
 mod context;
+mod currency_rates;
 mod customer_ltv;
 mod event_items;
 mod functions;
@@ -36,8 +37,11 @@ use clickmill_lake::table::Change;
 use futures::future::BoxFuture;
 
 pub use context::{JobContext, files_in, table_of};
+pub(crate) use context::{touched_days, widened};
+pub(crate) use query::{Spread, register_days, replace_differing_rows, same_rows, write};
 
 use crate::TransformError;
+use crate::shop::ShopJob;
 
 /// Changes of a job's tables, by name, and what it counted.
 #[derive(Debug, Default)]
@@ -134,9 +138,16 @@ pub const JOBS: &[Job] = &[
         run: |context| Box::pin(sessions::run(context)),
     },
     Job {
+        name: "currency_rates",
+        tables: &["currency_rates"],
+        upstream: &[],
+        pace: Pace::Batch,
+        run: |context| Box::pin(currency_rates::run(context)),
+    },
+    Job {
         name: "orders_enriched",
         tables: &["orders_enriched"],
-        upstream: &["orders", "events", "sessions"],
+        upstream: &["orders", "events", "sessions", "currency_rates"],
         pace: Pace::Batch,
         run: |context| Box::pin(orders_enriched::run(context)),
     },
@@ -255,8 +266,12 @@ pub fn all_tables() -> BTreeSet<String> {
 ///
 /// # Errors
 /// [`TransformError::UnknownTable`].
-pub fn with_upstream(wanted: &[String]) -> Result<BTreeSet<String>, TransformError> {
-    let known = all_tables();
+pub fn with_upstream(
+    wanted: &[String],
+    shop: &[ShopJob],
+) -> Result<BTreeSet<String>, TransformError> {
+    let mut known = all_tables();
+    known.extend(shop.iter().map(|job| job.table.clone()));
     if let Some(name) = wanted.iter().find(|name| !known.contains(*name)) {
         return Err(TransformError::UnknownTable {
             name: name.clone(),
@@ -264,6 +279,12 @@ pub fn with_upstream(wanted: &[String]) -> Result<BTreeSet<String>, TransformErr
         });
     }
     let mut tables: BTreeSet<String> = wanted.iter().cloned().collect();
+    // Those of the shop read each other, too: as often as there are jobs is often enough.
+    for _ in shop {
+        for job in shop.iter().filter(|job| tables.contains(&job.table)).collect::<Vec<_>>() {
+            tables.extend(job.depends.iter().chain(&job.looks_up).cloned());
+        }
+    }
     for job in JOBS.iter().rev() {
         // `rejects` comes out of two jobs: it alone asks for neither.
         let is_wanted = |table: &&&str| tables.contains(**table) && **table != "rejects";
@@ -294,9 +315,9 @@ mod tests {
 
     #[test]
     fn a_wanted_table_brings_what_it_needs() {
-        let tables = with_upstream(&["sessions".to_owned()]).expect("known");
+        let tables = with_upstream(&["sessions".to_owned()], &[]).expect("known");
         assert!(tables.contains("events") && tables.contains("event_duplicates"));
         assert!(!tables.contains("orders"));
-        assert!(with_upstream(&["sesions".to_owned()]).is_err());
+        assert!(with_upstream(&["sesions".to_owned()], &[]).is_err());
     }
 }

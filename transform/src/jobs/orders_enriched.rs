@@ -1,4 +1,4 @@
-//! `orders` + `events` + `sessions` -> `orders_enriched`.
+//! `orders` + `events` + `sessions` + `currency_rates` -> `orders_enriched`.
 //!
 //! An order and a purchase event belong together when they name the same order
 //! within [`MATCH_DAYS`] of each other; of several events the first counts. Events
@@ -8,18 +8,29 @@
 
 use std::collections::BTreeSet;
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use clickmill_lake::table::Change;
 use clickmill_schemas::Date;
-use clickmill_schemas::tables::{EVENTS, ORDERS, ORDERS_ENRICHED, SESSIONS};
+use clickmill_schemas::tables::{CURRENCY_RATES, EVENTS, ORDERS, ORDERS_ENRICHED, SESSIONS};
 
 use super::context::{files_in, rewritten_days, table_of, touched_days, widened};
-use super::query::{Spread, dates, register_days, replace_days};
+use super::query::{Spread, dates, register_changed, register_days, replace_days};
 use super::{JobContext, Output};
 use crate::TransformError;
+use crate::sources::{Notice, Severity};
 
 const JOB: &str = "orders_enriched";
 /// How many days an order and its purchase event may lie apart.
 const MATCH_DAYS: i32 = 7;
+/// How many days old a rate may be: banks set none on holidays.
+const RATE_DAYS: i32 = 7;
+
+/// Days of orders that changed rates convert.
+const RATES_TOUCHED: &str = "
+SELECT DISTINCT o.dt FROM orders o JOIN changed_rates r
+  ON o.currency = r.currency AND o.dt >= r.rate_date
+  AND CAST(o.dt AS INT) - CAST(r.rate_date AS INT) <= 7";
 
 const PURCHASES: &str = "
 CREATE VIEW purchases AS
@@ -67,13 +78,15 @@ unmatched AS (
 rows AS (
   SELECT o.order_id,
     CASE WHEN p.order_id IS NULL THEN 'order_only'
+         WHEN upper(p.currency) <> upper(o.currency) THEN 'currency_mismatch'
          WHEN p.amount IS NULL OR p.amount = o.total OR p.amount = o.subtotal - coalesce(o.discount, 0)
            OR p.amount = o.subtotal THEN 'matched'
          ELSE 'value_mismatch' END AS match_status,
     o.customer_id, o.ordered_at, o.status, o.currency, o.subtotal, o.discount, o.tax, o.shipping,
     o.total, o.refunded, o.total - coalesce(o.refunded, 0) AS net_total, o.coupon, o.country,
     o.region, o.city, o.channel_hint, p.event_id, p.app_id AS event_app_id, p.event_ts,
-    p.amount AS event_total, CASE WHEN p.order_id IS NULL THEN o.total END AS missed_total,
+    p.amount AS event_total, p.currency AS event_currency,
+    CASE WHEN p.order_id IS NULL THEN o.total END AS missed_total,
     p.visitor_id, p.session_id, o.dt
   FROM orders o JOIN days d ON o.dt = d.dt
   LEFT JOIN first_event p ON o.order_id = p.order_id
@@ -82,15 +95,31 @@ rows AS (
     p.event_ts AS ordered_at, NULL AS status, p.currency, NULL AS subtotal, NULL AS discount, p.tax,
     p.shipping, NULL AS total, NULL AS refunded, NULL AS net_total, p.coupon, p.country, p.region,
     p.city, NULL AS channel_hint, p.event_id, p.app_id AS event_app_id, p.event_ts,
-    p.amount AS event_total, NULL AS missed_total, p.visitor_id, p.session_id, p.dt
+    p.amount AS event_total, p.currency AS event_currency, NULL AS missed_total, p.visitor_id, p.session_id, p.dt
   FROM unmatched p JOIN days d ON p.dt = d.dt
   WHERE p.before IS NULL OR CAST(p.dt AS INT) - CAST(p.before AS INT) > 7
+),
+-- The days that a rate may serve, and of the rates of a day the newest.
+served AS (
+  SELECT currency, rate, CAST(CAST(rate_date AS INT) + age AS DATE) AS dt,
+    row_number() OVER (PARTITION BY currency, CAST(rate_date AS INT) + age ORDER BY age) AS nth
+  FROM currency_rates CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7)) AS ages (age)
+  WHERE reporting_currency = '{reporting}'
+),
+rated AS (
+  SELECT r.*, CASE WHEN '{reporting}' = '' THEN NULL
+    WHEN upper(r.currency) = '{reporting}' THEN CAST(1 AS DECIMAL(18, 10)) ELSE q.rate END AS exchange_rate
+  FROM rows r LEFT JOIN served q ON upper(r.currency) = q.currency AND r.dt = q.dt AND q.nth = 1
 )
-SELECT r.*, s.started_at AS session_started_at,
+SELECT r.*, nullif('{reporting}', '') AS reporting_currency,
+  TRY_CAST(r.total * r.exchange_rate AS DECIMAL(18, 4)) AS reporting_total,
+  TRY_CAST(r.refunded * r.exchange_rate AS DECIMAL(18, 4)) AS reporting_refunded,
+  TRY_CAST(r.net_total * r.exchange_rate AS DECIMAL(18, 4)) AS reporting_net_total,
+  s.started_at AS session_started_at,
   (CAST(r.ordered_at AS BIGINT) - CAST(s.started_at AS BIGINT)) / 1000 AS latency_ms,
   s.last_channel AS channel, s.last_utm_source AS utm_source, s.last_utm_campaign AS utm_campaign,
   s.device_class
-FROM rows r LEFT JOIN sessions s ON r.session_id = s.session_id";
+FROM rated r LEFT JOIN sessions s ON r.session_id = s.session_id";
 
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let fail = TransformError::job(JOB);
@@ -98,11 +127,16 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let orders_change = context.change_of(&ORDERS, &ORDERS_ENRICHED).await?;
     let events_change = context.change_of(&EVENTS, &ORDERS_ENRICHED).await?;
     let sessions_change = context.change_of(&SESSIONS, &ORDERS_ENRICHED).await?;
-    if orders_change.is_empty() && events_change.is_empty() && sessions_change.is_empty() {
+    let rates_change = context.change_of(&CURRENCY_RATES, &ORDERS_ENRICHED).await?;
+    if [&orders_change, &events_change, &sessions_change, &rates_change]
+        .iter()
+        .all(|change| change.is_empty())
+    {
         return Ok(output);
     }
     let enriched = context.current(&ORDERS_ENRICHED).await?;
-    let days = affected_days(context, &orders_change, &events_change, &sessions_change).await?;
+    let mut days = affected_days(context, &orders_change, &events_change, &sessions_change).await?;
+    days.extend(converted_days(context, &rates_change).await?);
     let around = widened(&days, MATCH_DAYS, MATCH_DAYS);
     // One ring wider for the orders: whether an event has one must not depend on `days`.
     let orders_around = widened(&around, MATCH_DAYS, MATCH_DAYS);
@@ -117,11 +151,78 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     }
     session.sql(PURCHASES).await.map_err(&fail)?.collect().await.map_err(&fail)?;
     register_days(&session, JOB, "days", &days)?;
-    let change =
-        replace_days(context, JOB, &session, &enriched, &days, COMPUTED, Spread::One).await?;
-    output.counts.insert("orders_enriched", change.adds.iter().map(|file| file.rows).sum());
-    output.changes.insert("orders_enriched", change);
+    let rates = context.current(&CURRENCY_RATES).await?.files().to_vec();
+    let rates = table_of(&CURRENCY_RATES, rates);
+    session.register_table("currency_rates", rates).map_err(&fail)?;
+    // Three capital letters: checked when the configuration was read.
+    let reporting = context.batch.rates.as_ref().map_or("", |rates| rates.reporting.as_str());
+    let sql = COMPUTED.replace("{reporting}", reporting);
+    let change = replace_days(context, JOB, &session, &enriched, &days, &sql, Spread::One).await?;
+    if !reporting.is_empty() {
+        output.notices.extend(unconverted(context, &change).await?);
+    }
+    output.add("orders_enriched", change);
     Ok(output)
+}
+
+/// Days of orders that come out otherwise by other rates.
+async fn converted_days(
+    context: &JobContext<'_>,
+    change: &Change,
+) -> Result<BTreeSet<Date>, TransformError> {
+    let fail = TransformError::job(JOB);
+    if change.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let orders = context.current(&ORDERS).await?;
+    let session = context.session();
+    let all = table_of(&ORDERS, orders.files().to_vec());
+    session.register_table("orders", all).map_err(&fail)?;
+    let columns = "currency, rate_date, rate, reporting_currency";
+    register_changed(&session, JOB, "changed_rates", &CURRENCY_RATES, change, columns, "").await?;
+    // The first rates, or another reporting currency: that concerns orders without a rate, too.
+    let sql = "SELECT count(DISTINCT reporting_currency) FROM changed_rates";
+    let reported = session.sql(sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
+    let reported = reported.first().and_then(|batch| {
+        batch.column(0).as_primitive_opt::<Int64Type>().map(|column| column.value(0))
+    });
+    if change.removes.is_empty() || reported > Some(1) {
+        return Ok(orders.days());
+    }
+    dates(&session, JOB, RATES_TOUCHED).await
+}
+
+/// Says which currencies of the rows written have no rate.
+async fn unconverted(
+    context: &JobContext<'_>,
+    change: &Change,
+) -> Result<Vec<Notice>, TransformError> {
+    let fail = TransformError::job(JOB);
+    let session = context.session();
+    let written = table_of(&ORDERS_ENRICHED, change.adds.clone());
+    session.register_table("written", written).map_err(&fail)?;
+    let sql = "SELECT coalesce(currency, 'no currency'), count(*), CAST(min(dt) AS VARCHAR) \
+               FROM written WHERE total IS NOT NULL AND reporting_total IS NULL \
+               GROUP BY 1 ORDER BY 1";
+    let batches = session.sql(sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
+    let mut notices = Vec::new();
+    for batch in &batches {
+        let text = |at: usize| batch.column(at).as_string::<i32>();
+        let orders = batch.column(1).as_primitive::<Int64Type>();
+        notices.extend((0..batch.num_rows()).map(|row| Notice {
+            source: "currency".to_owned(),
+            subject: text(0).value(row).to_owned(),
+            severity: Severity::Problem,
+            problem: format!(
+                "{} orders, the first of {}, have no rate of the {RATE_DAYS} days up to theirs; \
+                 their reporting_total is NULL",
+                orders.value(row),
+                text(2).value(row)
+            ),
+            advice: "add the rates to the file of [currency]".to_owned(),
+        }));
+    }
+    Ok(notices)
 }
 
 async fn affected_days(

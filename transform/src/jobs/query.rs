@@ -10,7 +10,7 @@ use arrow::row::{OwnedRow, RowConverter, SortField};
 use clickmill_lake::schema::arrow_schema;
 use clickmill_lake::table::{Change, DataFile, PartitionWriter, Sorted, Table};
 use clickmill_schemas::Date;
-use clickmill_schemas::tables::TableSpec;
+use clickmill_schemas::tables::{PARTITION_COLUMN, TableSpec};
 use datafusion::catalog::MemTable;
 use datafusion::common::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -168,6 +168,32 @@ pub async fn replace_differing_rows(
     Ok(change)
 }
 
+/// True where both give the same rows, whatever their order. They are held in memory: this is
+/// for tables without days.
+///
+/// # Errors
+/// [`TransformError`].
+pub async fn same_rows(
+    spec: &'static TableSpec,
+    one: DataFrame,
+    other: DataFrame,
+) -> Result<bool, TransformError> {
+    let schema = arrow_schema(spec);
+    let fields = schema.fields().iter().map(|field| SortField::new(field.data_type().clone()));
+    let converter = RowConverter::new(fields.collect())?;
+    let mut sides: Vec<Vec<OwnedRow>> = Vec::new();
+    for rows in [one, other] {
+        let batches = in_columns(spec, rows)?.collect().await;
+        let mut side = Vec::new();
+        for batch in &batches.map_err(TransformError::job(spec.name))? {
+            side.extend(converter.convert_columns(batch.columns())?.iter().map(|row| row.owned()));
+        }
+        side.sort_unstable();
+        sides.push(side);
+    }
+    Ok(sides[0] == sides[1])
+}
+
 /// The rows of each day, comparable and in one order.
 fn rows_by_day(
     spec: &'static TableSpec,
@@ -245,7 +271,10 @@ pub async fn write(
             Arc::new(CoalescePartitionsExec::new(plan))
         }
     };
-    let sorted = sorted_by(plan, spec.sort).map_err(&fail)?;
+    // Day by day: the writer gets whole stretches of a day, and not some rows of each in turn.
+    let day = spec.partitioned.then_some(PARTITION_COLUMN);
+    let order: Vec<&str> = day.into_iter().chain(spec.sort.iter().copied()).collect();
+    let sorted = sorted_by(plan, &order).map_err(&fail)?;
     let streams = execute_stream_partitioned(sorted, session.task_ctx()).map_err(&fail)?;
     let writers = streams.into_iter().map(|stream| {
         let lake = context.lake.clone();

@@ -93,7 +93,8 @@ pub(super) fn cast(array: &ArrayRef, rule: &Rule, empty: Empty) -> Result<Cast, 
             TimestampMicrosecondBuilder::with_capacity(rows).with_timezone("UTC"),
             |cell: &Cell<'_>| time(cell, rule).map(Timestamp::micros)
         ),
-        Kind::Utf8 | Kind::Float64 | Kind::Date | Kind::Map | Kind::List(_) => {
+        // Sources have no column of the other kinds.
+        Kind::Utf8 | Kind::Float64 | Kind::Date | Kind::Decimal(..) | Kind::Map | Kind::List(_) => {
             build!(StringBuilder::with_capacity(rows, rows * 16), |cell: &Cell<'_>| Ok::<
                 String,
                 String,

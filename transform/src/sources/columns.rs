@@ -51,6 +51,7 @@ pub(super) fn arrow_type(kind: Kind) -> DataType {
         Kind::Date => DataType::Date32,
         Kind::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         Kind::Money => DataType::Decimal128(MONEY_PRECISION, MONEY_SCALE),
+        Kind::Decimal(digits, scale) => DataType::Decimal128(digits, scale),
     }
 }
 

@@ -16,6 +16,7 @@ use super::value::Rule;
 
 pub use super::dms_config::{DmsMapping, DmsSource};
 pub use super::expect::{Age, Expect};
+pub use super::live::config::{DatabaseSource, Incremental, LiveMapping, Overlap, ScanSource, Tls};
 
 /// Every `[sources.NAME]`, by name.
 ///
@@ -37,6 +38,12 @@ pub enum SourceConfig {
     Dms(Box<DmsSource>),
     /// CSV or Parquet files.
     Files(Box<FilesSource>),
+    /// A PostgreSQL database, read live.
+    Postgresql(Box<DatabaseSource>),
+    /// A MySQL or MariaDB database, read live.
+    Mysql(Box<DatabaseSource>),
+    /// Tables of DynamoDB, scanned live.
+    DynamodbScan(Box<ScanSource>),
 }
 
 /// A folder of database exports.
@@ -312,16 +319,25 @@ impl SourceConfig {
             }
             Self::Dms(source) => source.check(),
             Self::Files(source) => source.check(),
+            Self::Postgresql(source) | Self::Mysql(source) => source.check(),
+            Self::DynamodbScan(source) => source.check(),
         }
     }
 
-    /// Where it lies, as written.
+    /// Where it lies: as written, or the address of a database.
     #[must_use]
-    pub fn path(&self) -> &str {
+    pub fn place(&self) -> String {
+        let address = |scheme: &str, source: &DatabaseSource| {
+            let port = source.port.map(|port| format!(":{port}")).unwrap_or_default();
+            format!("{scheme}://{}{port}/{}", source.host, source.database)
+        };
         match self {
-            Self::RdsExport(source) | Self::DynamodbExport(source) => &source.path,
-            Self::Dms(source) => &source.path,
-            Self::Files(source) => &source.path,
+            Self::RdsExport(source) | Self::DynamodbExport(source) => source.path.clone(),
+            Self::Dms(source) => source.path.clone(),
+            Self::Files(source) => source.path.clone(),
+            Self::Postgresql(source) => address("postgresql", source),
+            Self::Mysql(source) => address("mysql", source),
+            Self::DynamodbScan(_) => "DynamoDB".to_owned(),
         }
     }
 
@@ -332,6 +348,8 @@ impl SourceConfig {
             Self::RdsExport(source) | Self::DynamodbExport(source) => &source.expect,
             Self::Dms(source) => &source.expect,
             Self::Files(source) => &source.expect,
+            Self::Postgresql(source) | Self::Mysql(source) => &source.expect,
+            Self::DynamodbScan(source) => &source.expect,
         }
     }
 }

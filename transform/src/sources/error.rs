@@ -31,6 +31,17 @@ pub enum SourceError {
         #[source]
         source: Box<object_store::Error>,
     },
+    /// A database or table could not be read live.
+    #[error("[sources.{source_name}]: {problem}")]
+    Live {
+        /// The source's name in the configuration.
+        source_name: String,
+        /// What failed, and on what.
+        problem: String,
+        /// The driver's word, or the reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A file that a run has taken as its input is gone.
     #[error(
         "{object} of [sources.{source_name}] was deleted before it was read: restore it, then run again"

@@ -21,6 +21,12 @@ pub struct Expect {
 pub struct Age(u64);
 
 impl Age {
+    /// So many seconds.
+    #[must_use]
+    pub const fn from_seconds(seconds: u64) -> Self {
+        Self(seconds)
+    }
+
     /// In seconds.
     #[must_use]
     pub const fn seconds(self) -> u64 {

@@ -1,5 +1,6 @@
 //! A shop's own exports as typed rows: RDS snapshot exports, DynamoDB exports
-//! full and incremental, change capture by DMS, CSV and Parquet files.
+//! full and incremental, change capture by DMS, CSV and Parquet files, and what
+//! [`live`] read from databases.
 //!
 //! [`discover`] lists what lies under the configured places and says, for each
 //! complete export and each [`Dataset`] in it, which files belong to it. It
@@ -31,6 +32,7 @@
 
 pub mod config;
 pub mod coverage;
+pub mod live;
 
 mod cast;
 mod changes;
@@ -56,6 +58,7 @@ pub use config::{ColumnMapping, SourceConfig, SourcesConfig};
 pub use error::SourceError;
 pub use reader::{read, stream};
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use arrow::datatypes::SchemaRef;
@@ -165,7 +168,7 @@ pub struct Export {
     /// How the files are encoded.
     pub format: Format,
     /// Where each column of the table comes from.
-    pub columns: std::collections::BTreeMap<String, ColumnMapping>,
+    pub columns: BTreeMap<String, ColumnMapping>,
     /// What its rows are, taken together.
     #[serde(default, skip_serializing_if = "Content::is_snapshot")]
     pub content: Content,
@@ -216,6 +219,8 @@ pub struct Discovery {
     pub exports: Vec<Export>,
     /// What was left out, and why.
     pub notices: Vec<Notice>,
+    /// For each live source and dataset the last read listed here.
+    pub live_reads: BTreeMap<String, i64>,
 }
 
 /// A bounded piece of an export.
@@ -255,7 +260,14 @@ pub struct SourceRows {
 /// Lists the exports that lie under the configured places. What is wrong with one
 /// export is a [`Notice`], and so is a place that does not open or a store that does
 /// not answer: the other sources go on.
-pub async fn discover(lake: &Lake, config: &SourcesConfig) -> Discovery {
+///
+/// `live_reads` says for each live source and dataset the last read that was taken; what
+/// came since is listed.
+pub async fn discover(
+    lake: &Lake,
+    config: &SourcesConfig,
+    live_reads: &BTreeMap<String, i64>,
+) -> Discovery {
     let mut found = Discovery::default();
     for (name, source) in config.iter() {
         let outcome = match source {
@@ -265,6 +277,12 @@ pub async fn discover(lake: &Lake, config: &SourcesConfig) -> Discovery {
             }
             SourceConfig::Dms(source) => dms::discover(lake, name, source, &mut found).await,
             SourceConfig::Files(source) => files::discover(lake, name, source, &mut found).await,
+            // Those were read into the lake before: see `live`.
+            SourceConfig::Postgresql(_)
+            | SourceConfig::Mysql(_)
+            | SourceConfig::DynamodbScan(_) => {
+                live::discover(lake, name, live_reads, &mut found).await
+            }
         };
         if let Err(error) = outcome {
             found.notices.push(unreachable(name, source, &error));
@@ -279,17 +297,11 @@ pub async fn discover(lake: &Lake, config: &SourcesConfig) -> Discovery {
 
 /// A source of which nothing more can be taken now.
 fn unreachable(name: &str, source: &SourceConfig, error: &SourceError) -> Notice {
-    let mut problem = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        problem = format!("{problem}: {error}");
-        cause = error.source();
-    }
     Notice {
         source: name.to_owned(),
-        subject: source.path().to_owned(),
+        subject: source.place(),
         severity: Severity::Problem,
-        problem: format!("{problem}; nothing more of it is taken"),
+        problem: format!("{}; nothing more of it is taken", live::with_causes(error)),
         advice: "the next run tries again; what was taken before stays".to_owned(),
     }
 }

@@ -3,7 +3,10 @@
 // A test fails by panicking, in its helpers, too; random histories are nested lists.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::type_complexity)]
 
+mod currency;
 mod facts;
+mod jobs;
+mod quality;
 mod support;
 
 use std::time::Duration;
@@ -527,7 +530,7 @@ async fn second_batch(shop: &mut Shop) {
     shop.export("customers", "20260313T000000", "customer_id,city\nc1,Ulm\n");
 }
 
-async fn two_batches_done(mut shop: Shop) -> Vec<(&'static str, Vec<String>)> {
+async fn two_batches_done(mut shop: Shop) -> Vec<(String, Vec<String>)> {
     first_batch(&mut shop).await;
     shop.run().await;
     second_batch(&mut shop).await;

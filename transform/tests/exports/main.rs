@@ -6,8 +6,12 @@
 mod faults;
 mod formats;
 mod histories;
+mod live;
 mod model;
 #[path = "../batches/support/shop.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod shop;
 mod watched;
+#[path = "../batches/support/faults.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod writes;

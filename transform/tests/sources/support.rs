@@ -32,7 +32,7 @@ impl Shop {
     }
 
     pub async fn find(&self, config: &str) -> Discovery {
-        discover(&self.lake, &self.config(config)).await
+        discover(&self.lake, &self.config(config), &std::collections::BTreeMap::new()).await
     }
 
     /// `FOLDER` in the text stands for the shop's folder.

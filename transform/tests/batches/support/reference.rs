@@ -69,7 +69,8 @@ pub fn sessions<'a>(kept: &[&'a Event<'static>]) -> Vec<Placed<'a>> {
 pub fn channel(event: &Event<'_>) -> &'static str {
     match event.utm_medium.as_deref() {
         Some("email") => "email",
-        Some("cpc") => "paid_search",
+        // Of no source that GA4 knows.
+        Some("cpc") => "paid_other",
         _ => "direct",
     }
 }

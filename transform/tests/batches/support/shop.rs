@@ -9,11 +9,13 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use clickmill_lake::Lake;
 use clickmill_lake::landing::{Chain, NewCommit, Source};
 use clickmill_lake::raw::{RawLine, RawWriter};
-use clickmill_lake::table::{DataFile, LakeTable, Table, register_store};
+use clickmill_lake::table::{DataFile, LakeTable, Table, register_store, spec_in_log};
 use clickmill_schemas::tables::{TABLES, TableSpec};
 use clickmill_schemas::{Event, Timestamp};
 use clickmill_transform::sources::SourcesConfig;
-use clickmill_transform::{RunOptions, RunReport, Silent, TransformError, run};
+use clickmill_transform::{
+    QualityConfig, RunOptions, RunReport, ShopJob, Silent, TransformError, run,
+};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tempfile::TempDir;
 
@@ -43,6 +45,12 @@ pub struct Shop {
     landed: u64,
     /// The `[sources]` of its configuration; `FOLDER` stands for the folder of exports.
     pub sources: &'static str,
+    /// Its own SQL jobs.
+    pub jobs: Vec<ShopJob>,
+    /// The `[quality]` of its configuration.
+    pub quality: &'static str,
+    /// The `[currency]` of its configuration; `FOLDER` as in `sources`.
+    pub currency: &'static str,
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -77,14 +85,32 @@ impl Shop {
         let folder = tempfile::tempdir().expect("a folder");
         let exports = Arc::new(tempfile::tempdir().expect("a folder"));
         let lake = Lake::open(&folder.path().display().to_string()).await.expect("opens");
-        Self { folder, exports, lake, tables: None, landed: 0, sources: SOURCES }
+        Self {
+            folder,
+            exports,
+            lake,
+            tables: None,
+            landed: 0,
+            sources: SOURCES,
+            jobs: Vec::new(),
+            quality: "",
+            currency: "",
+        }
     }
 
     /// A copy of the lake as it is now, with the same exports.
     pub async fn fork(&self) -> Self {
         let copy = Self { exports: Arc::clone(&self.exports), ..Self::new().await };
         copy_folder(self.folder.path(), copy.folder.path());
-        Self { landed: self.landed, tables: self.tables.clone(), sources: self.sources, ..copy }
+        Self {
+            landed: self.landed,
+            tables: self.tables.clone(),
+            sources: self.sources,
+            jobs: self.jobs.clone(),
+            quality: self.quality,
+            currency: self.currency,
+            ..copy
+        }
     }
 
     /// Lands events in one commit.
@@ -136,10 +162,21 @@ impl Shop {
     }
 
     pub fn options(&self) -> RunOptions {
-        let text = self.sources.replace("FOLDER", &self.exports.path().display().to_string());
+        let folder = self.exports.path().display().to_string();
+        let text = self.sources.replace("FOLDER", &folder);
         let sources: SourcesConfig = toml::from_str(&text).expect("a configuration");
-        let tables = self.tables.clone();
-        RunOptions { tables, parallelism: 2, sources, ..RunOptions::default() }
+        let quality: QualityConfig = toml::from_str(self.quality).expect("a configuration");
+        let currency = self.currency.replace("FOLDER", &folder);
+        RunOptions {
+            tables: self.tables.clone(),
+            parallelism: 2,
+            sources,
+            shop_jobs: self.jobs.clone().into(),
+            quality: Arc::new(quality),
+            currency: (!currency.is_empty())
+                .then(|| toml::from_str(&currency).expect("a currency")),
+            ..RunOptions::default()
+        }
     }
 
     pub async fn run(&self) -> RunReport {
@@ -170,7 +207,10 @@ impl Shop {
     }
 
     pub async fn table(&self, name: &str) -> Table {
-        let spec = TableSpec::find(name).expect("a table");
+        let spec = match TableSpec::find(name) {
+            Some(spec) => spec,
+            None => spec_in_log(&self.lake, name).await.expect("opens").expect("a table"),
+        };
         Table::open_or_create(&self.lake, spec).await.expect("the table opens")
     }
 
@@ -195,12 +235,13 @@ impl Shop {
         let config = SessionConfig::new().with_target_partitions(1);
         let session = SessionContext::new_with_config(config);
         register_store(&session.runtime_env(), &self.lake).expect("registers");
-        for spec in TABLES {
-            if !sql.contains(spec.name) {
+        let own = self.jobs.iter().map(|job| job.table.as_str());
+        for name in TABLES.iter().map(|spec| spec.name).chain(own) {
+            if !sql.contains(name) {
                 continue;
             }
-            let table = LakeTable::new(&self.table(spec.name).await);
-            session.register_table(spec.name, Arc::new(table)).expect("registers");
+            let table = LakeTable::new(&self.table(name).await);
+            session.register_table(name, Arc::new(table)).expect("registers");
         }
         let batches = session.sql(sql).await.expect(sql).collect().await.expect(sql);
         let options = FormatOptions::new().with_null("-");
@@ -227,11 +268,12 @@ impl Shop {
     }
 
     /// Every row of every table, but for what says when or in which batch it was done.
-    pub async fn everything(&self) -> Vec<(&'static str, Vec<String>)> {
+    pub async fn everything(&self) -> Vec<(String, Vec<String>)> {
         let mut all = Vec::new();
-        for spec in TABLES {
-            let rows = self.sql(&format!("SELECT * FROM {}", spec.name)).await;
-            all.push((spec.name, rows));
+        let own = self.jobs.iter().map(|job| job.table.as_str());
+        for name in TABLES.iter().map(|spec| spec.name).chain(own) {
+            let rows = self.sql(&format!("SELECT * FROM {name}")).await;
+            all.push((name.to_owned(), rows));
         }
         all
     }

@@ -1,0 +1,249 @@
+//! `[sources.NAME]` of databases and tables that are read live.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::super::Dataset;
+use super::super::config::{ColumnMapping, TableMapping, check_columns};
+use super::super::expect::{Age, Expect};
+
+/// The rows that one query asks for.
+const PAGE_ROWS: u32 = 5_000;
+/// The most that one query may ask for.
+const MAX_PAGE_ROWS: u32 = 100_000;
+/// The most segments that DynamoDB takes.
+const MAX_SEGMENTS: u32 = 1_000;
+/// The least time between two reads of a table, seconds.
+const READ_EVERY_SECONDS: u64 = 600;
+
+/// A PostgreSQL or MySQL database.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DatabaseSource {
+    /// Host name or address; of PostgreSQL also the folder of its socket.
+    pub host: String,
+    /// By default 5432 and 3306.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The database.
+    pub database: String,
+    /// Who reads; needs SELECT and nothing more.
+    pub user: String,
+    /// The environment variable that holds the password.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_env: Option<String>,
+    /// The file that holds the password, and a line break at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Whether the connection is encrypted, and the server proves who it is.
+    #[serde(default)]
+    pub tls: Tls,
+    /// Certificates that are trusted, PEM; by default those of the machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// The least time between two reads of a table.
+    #[serde(default = "read_every")]
+    pub read_every: Age,
+    /// Rows that one query asks for.
+    #[serde(default = "page_rows")]
+    pub page_rows: u32,
+    /// The table that holds the orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orders: Option<LiveMapping>,
+    /// The table that holds the orders' lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_items: Option<LiveMapping>,
+    /// The table that holds the customers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customers: Option<LiveMapping>,
+    /// The table that holds the catalog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<LiveMapping>,
+    /// The table that holds the carts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carts: Option<LiveMapping>,
+    /// What would be strange of it.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+/// How a connection is protected.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// Encrypted, with a certificate of the host's name that a trusted one signed.
+    #[default]
+    Verify,
+    /// Not encrypted.
+    Off,
+}
+
+/// A table or view of a database.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LiveMapping {
+    /// Its name: `schema.table` or `table`; by default the name of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<String>,
+    /// The columns that tell its rows apart; by default its primary key.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
+    /// Read only rows whose value in a column grew; by default all of them each time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incremental: Option<Incremental>,
+    /// Our column = theirs. A column that is not named comes from the one with its own name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub columns: BTreeMap<String, ColumnMapping>,
+}
+
+/// `incremental = { column = "updated_at", overlap = "10m" }`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Incremental {
+    /// A time or an integer that grows whenever a row is written.
+    pub column: String,
+    /// How far below the greatest value seen the next read begins, for transactions that
+    /// were open then: a time (10 minutes by default) or a number (1000 by default).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<Overlap>,
+    /// Read all rows again after this long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_every: Option<Age>,
+}
+
+/// How far an incremental read reaches back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Overlap {
+    /// Of a column of integers.
+    Number(u32),
+    /// Of a column of times.
+    Time(Age),
+}
+
+/// Tables of DynamoDB, by parallel scan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScanSource {
+    /// The share of a table's read capacity that a scan may use, percent.
+    #[serde(default = "capacity_percent")]
+    pub capacity_percent: u8,
+    /// A table's read capacity, units a second, where it has none of its own (on demand).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_demand_units: Option<u32>,
+    /// Into how many parts a table is split; they are read side by side.
+    #[serde(default = "segments")]
+    pub segments: u32,
+    /// The least time between two reads of a table.
+    #[serde(default = "read_every")]
+    pub read_every: Age,
+    /// The table that holds the orders.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orders: Option<TableMapping>,
+    /// The table that holds the orders' lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub order_items: Option<TableMapping>,
+    /// The table that holds the customers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub customers: Option<TableMapping>,
+    /// The table that holds the catalog.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub products: Option<TableMapping>,
+    /// The table that holds the carts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carts: Option<TableMapping>,
+    /// What would be strange of it.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+impl DatabaseSource {
+    /// The datasets with a section of their own.
+    pub(in super::super) fn mappings(&self) -> impl Iterator<Item = (Dataset, &LiveMapping)> {
+        [
+            (Dataset::Orders, &self.orders),
+            (Dataset::OrderItems, &self.order_items),
+            (Dataset::Customers, &self.customers),
+            (Dataset::ProductObservations, &self.products),
+            (Dataset::Carts, &self.carts),
+        ]
+        .into_iter()
+        .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
+    }
+
+    /// The error continues a section's name: `.orders] ...`.
+    pub(in super::super) fn check(&self) -> Result<(), String> {
+        if self.password_env.is_some() && self.password_file.is_some() {
+            return Err("] has both `password_env` and `password_file`".to_owned());
+        }
+        if self.page_rows == 0 || self.page_rows > MAX_PAGE_ROWS {
+            return Err(format!("] page_rows must be from 1 to {MAX_PAGE_ROWS}"));
+        }
+        if self.mappings().next().is_none() {
+            return Err(nothing_to_read());
+        }
+        for (dataset, mapping) in self.mappings() {
+            check_columns(dataset.section(), &[dataset], &mapping.columns)?;
+        }
+        Ok(())
+    }
+}
+
+impl ScanSource {
+    /// The datasets with a section of their own.
+    pub(in super::super) fn mappings(&self) -> impl Iterator<Item = (Dataset, &TableMapping)> {
+        [
+            (Dataset::Orders, &self.orders),
+            (Dataset::OrderItems, &self.order_items),
+            (Dataset::Customers, &self.customers),
+            (Dataset::ProductObservations, &self.products),
+            (Dataset::Carts, &self.carts),
+        ]
+        .into_iter()
+        .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
+    }
+
+    /// The error continues a section's name: `.orders] ...`.
+    pub(in super::super) fn check(&self) -> Result<(), String> {
+        if !(1..=100).contains(&self.capacity_percent) {
+            return Err("] capacity_percent must be from 1 to 100".to_owned());
+        }
+        if !(1..=MAX_SEGMENTS).contains(&self.segments) {
+            return Err(format!("] segments must be from 1 to {MAX_SEGMENTS}"));
+        }
+        if self.on_demand_units == Some(0) {
+            return Err("] on_demand_units must not be 0".to_owned());
+        }
+        if self.mappings().next().is_none() {
+            return Err(nothing_to_read());
+        }
+        for (dataset, mapping) in self.mappings() {
+            check_columns(dataset.section(), &[dataset], &mapping.columns)?;
+        }
+        Ok(())
+    }
+}
+
+fn nothing_to_read() -> String {
+    "] says of no dataset where it is: add a section .orders, .order_items, .customers, \
+     .products or .carts"
+        .to_owned()
+}
+
+const fn read_every() -> Age {
+    Age::from_seconds(READ_EVERY_SECONDS)
+}
+
+const fn page_rows() -> u32 {
+    PAGE_ROWS
+}
+
+const fn capacity_percent() -> u8 {
+    25
+}
+
+const fn segments() -> u32 {
+    4
+}

@@ -1,0 +1,474 @@
+//! Reads tables of PostgreSQL and MySQL, page by page, in one read-only transaction.
+
+use std::error::Error;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use clickmill_schemas::Timestamp;
+
+use super::super::cast::Empty;
+use super::super::config::SourceConfig;
+use super::super::rows::Plan;
+use super::config::{DatabaseSource, LiveMapping};
+use super::dialect::{Column, Dialect, Page, Shape};
+use super::parts::TextRows;
+use super::{
+    Content, Done, Export, Format, Notice, Progress, Severity, SourceError, Table, VERSION, due_at,
+    fingerprint, mysql, postgresql,
+};
+use clickmill_lake::Lake;
+
+/// To connect, and to log in.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// For one page, or any other query.
+pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// What a driver, or the database, has to say.
+pub(super) type Problem = Box<dyn Error + Send + Sync>;
+/// The values of a row as the database prints them.
+pub(super) type Row = Vec<Option<String>>;
+
+/// A connection.
+#[async_trait]
+pub(super) trait Database: Send {
+    fn dialect(&self) -> Dialect;
+
+    /// Begins a read-only transaction that sees the data as of one moment, and says when that
+    /// is by the database's own clock.
+    async fn begin(&mut self) -> Result<Timestamp, Problem>;
+
+    /// A table or view; `None` where there is none of that name.
+    async fn shape(&mut self, schema: Option<&str>, table: &str) -> Result<Option<Shape>, Problem>;
+
+    /// Runs a query.
+    async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, Problem>;
+
+    /// A value as it goes into a part, where the database's print leaves something out.
+    fn presented(&self, column: &Column, value: String) -> String;
+
+    /// Ends the transaction.
+    async fn end(&mut self);
+}
+
+/// The password of a source, where its configuration names one.
+///
+/// # Errors
+/// [`SourceError::Live`], which names the variable or file and never what is in it.
+pub(super) fn password(name: &str, source: &DatabaseSource) -> Result<Option<String>, SourceError> {
+    let fail = |problem: String, source: Problem| SourceError::Live {
+        source_name: name.to_owned(),
+        problem,
+        source,
+    };
+    if let Some(variable) = &source.password_env {
+        // The configuration names the variable; it is read here, each time, so that the
+        // password is in no structure that is printed or written down.
+        let value = std::env::var(variable).map_err(|_| {
+            fail(
+                format!("there is no password in the environment variable {variable}"),
+                "it is not set, or not UTF-8".into(),
+            )
+        })?;
+        return Ok(Some(value));
+    }
+    let Some(path) = &source.password_file else { return Ok(None) };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        fail(format!("cannot read the password in {}", path.display()), error.into())
+    })?;
+    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+/// Reads the tables of a source that are due. What fails is told.
+pub(super) async fn pull(
+    lake: &Lake,
+    name: &str,
+    source: &SourceConfig,
+    notices: &mut Vec<Notice>,
+) {
+    let (dialect, config) = match source {
+        SourceConfig::Postgresql(config) => (Dialect::Postgresql, config),
+        SourceConfig::Mysql(config) => (Dialect::Mysql, config),
+        _ => return,
+    };
+    let mut connected: Option<Box<dyn Database>> = None;
+    for (dataset, mapping) in config.mappings() {
+        let table = Table { lake, source: name, dataset };
+        let read = Read { table, place: source.place(), config, mapping };
+        match read.is_due(dialect).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                notices.push(table.notice(&error));
+                continue;
+            }
+        }
+        if connected.is_none() {
+            match connect(name, dialect, config).await {
+                Ok(database) => connected = Some(database),
+                Err(error) => {
+                    notices.push(super::super::unreachable(name, source, &error));
+                    return;
+                }
+            }
+        }
+        let Some(database) = connected.as_mut() else { return };
+        let outcome = read.run(database.as_mut(), notices).await;
+        if let Err(error) = outcome {
+            notices.push(table.notice(&error));
+            // After an error a transaction, or the connection, may be unusable.
+            connected = None;
+        }
+    }
+}
+
+async fn connect(
+    name: &str,
+    dialect: Dialect,
+    config: &DatabaseSource,
+) -> Result<Box<dyn Database>, SourceError> {
+    let password = password(name, config)?;
+    let fail = |source: Problem| SourceError::Live {
+        source_name: name.to_owned(),
+        problem: format!("cannot connect as {}", config.user),
+        source,
+    };
+    let connecting = async {
+        Ok::<Box<dyn Database>, Problem>(match dialect {
+            Dialect::Postgresql => Box::new(postgresql::connect(config, password).await?),
+            Dialect::Mysql => Box::new(mysql::connect(config, password).await?),
+        })
+    };
+    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
+        Ok(connected) => connected.map_err(fail),
+        Err(_) => Err(fail(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs()).into())),
+    }
+}
+
+/// One table of a source.
+struct Read<'a> {
+    table: Table<'a>,
+    place: String,
+    config: &'a DatabaseSource,
+    mapping: &'a LiveMapping,
+}
+
+/// What the next part begins behind: the values of the ordering columns in the last row.
+type Position = Option<Vec<String>>;
+
+impl Read<'_> {
+    fn table_name(&self) -> &str {
+        self.mapping.table.as_deref().unwrap_or(self.table.dataset.section())
+    }
+
+    /// Under other settings a read begins anew, with all rows.
+    fn settings(&self, dialect: Dialect) -> String {
+        let dialect = format!("{dialect:?}");
+        fingerprint(&(dialect, &self.place, self.table.dataset.table(), self.mapping))
+    }
+
+    async fn is_due(&self, dialect: Dialect) -> Result<bool, SourceError> {
+        let Some((number, done)) = self.table.newest().await? else { return Ok(true) };
+        if done.settings != self.settings(dialect)
+            || due_at(&done, self.config.read_every) <= Timestamp::now()
+        {
+            return Ok(true);
+        }
+        let progress = self.table.progress::<Position>().await?;
+        Ok(progress.is_some_and(|progress| progress.number == number + 1))
+    }
+
+    fn wrong(&self, problem: String) -> SourceError {
+        let place = format!("{} of {}", self.table_name(), self.place);
+        self.table.live(&format!("cannot read {place}"), problem)
+    }
+
+    fn failed(&self, source: Problem) -> SourceError {
+        let place = format!("{} of {}", self.table_name(), self.place);
+        self.table.live(&format!("cannot read {place}"), source)
+    }
+
+    async fn query(&self, db: &mut dyn Database, sql: &str) -> Result<Vec<Row>, SourceError> {
+        match tokio::time::timeout(QUERY_TIMEOUT, db.rows(sql)).await {
+            Ok(rows) => rows.map_err(|e| self.failed(e)),
+            Err(_) => Err(self.wrong(format!(
+                "a query had no answer in {} s; is there an index for its ORDER BY? {sql}",
+                QUERY_TIMEOUT.as_secs()
+            ))),
+        }
+    }
+
+    async fn run(
+        &self,
+        db: &mut dyn Database,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(), SourceError> {
+        let read_at = Timestamp::now();
+        let now = db.begin().await.map_err(|e| self.failed(e))?;
+        let outcome = self.in_transaction(db, read_at, now, notices).await;
+        db.end().await;
+        outcome
+    }
+
+    async fn in_transaction(
+        &self,
+        db: &mut dyn Database,
+        read_at: Timestamp,
+        now: Timestamp,
+        notices: &mut Vec<Notice>,
+    ) -> Result<(), SourceError> {
+        let columns = self.columns(db).await?;
+        let newest = self.table.newest().await?;
+        let mut progress = self.progress(db, &columns, newest.as_ref(), read_at, now).await?;
+        let full_at = match (&progress.content, &newest) {
+            (Content::Window { .. }, Some((_, done))) => done.full_at,
+            _ => progress.read_at,
+        };
+        self.pages(db, &columns, &mut progress).await?;
+        let (format, mapped) = (Format::Parquet, &self.mapping.columns);
+        if !self.table.finish(progress, full_at, format, mapped, self.table_name()).await? {
+            notices.push(Notice {
+                source: self.table.source.to_owned(),
+                subject: self.table.subject(),
+                severity: Severity::Remark,
+                problem: "another run read it at the same time".to_owned(),
+                advice: "its read is taken, this one is not".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Asks the database what the table is like, and settles what to read of it.
+    async fn columns(&self, db: &mut dyn Database) -> Result<Columns, SourceError> {
+        let name = self.table_name();
+        let (schema, table) = match name.split_once('.') {
+            Some((schema, table)) => (Some(schema), table),
+            None => (None, name),
+        };
+        let shape = db.shape(schema, table).await.map_err(|e| self.failed(e))?;
+        let shape = shape.ok_or_else(|| {
+            self.wrong(format!(
+                "{} sees no table or view of that name; correct [sources.{}.{}], or GRANT SELECT",
+                self.config.user,
+                self.table.source,
+                self.table.dataset.section()
+            ))
+        })?;
+        let names: Vec<String> = shape.columns.iter().map(|column| column.name.clone()).collect();
+        let position = |wanted: &str| {
+            names.iter().position(|name| name == wanted).ok_or_else(|| {
+                self.wrong(format!("there is no column `{wanted}`; there are {}", names.join(", ")))
+            })
+        };
+        let plan = Plan::new(&self.export(), Empty::IsText).map_err(|e| self.wrong(e))?;
+        let resolved = plan.resolve(&names).map_err(|e| self.wrong(e))?;
+        let mut taken: Vec<usize> = resolved.into_iter().flatten().collect();
+        taken.sort_unstable();
+        taken.dedup();
+        let is_configured = !self.mapping.key.is_empty();
+        let key = match is_configured {
+            true => self.mapping.key.iter().map(|name| position(name)).collect::<Result<_, _>>()?,
+            false => shape.primary_key.clone(),
+        };
+        if key.is_empty() {
+            return Err(self.wrong(format!(
+                "it has no primary key; say in [sources.{}.{}] by key = [...] which columns tell \
+                 its rows apart",
+                self.table.source,
+                self.table.dataset.section()
+            )));
+        }
+        let incremental = match &self.mapping.incremental {
+            None => None,
+            Some(incremental) => Some(position(&incremental.column)?),
+        };
+        let columns = Columns { shape, taken, key, incremental };
+        if is_configured {
+            self.check_key(db, &columns).await?;
+        }
+        Ok(columns)
+    }
+
+    /// Rows without a key would be passed over in silence.
+    async fn check_key(&self, db: &mut dyn Database, columns: &Columns) -> Result<(), SourceError> {
+        let dialect = db.dialect();
+        let name = |at: &usize| dialect.quoted(&columns.shape.columns[*at].name);
+        let nulls: Vec<String> =
+            columns.key.iter().map(|at| format!("{} IS NULL", name(at))).collect();
+        let sql =
+            format!("SELECT 1 FROM {} WHERE {} LIMIT 1", columns.shape.name, nulls.join(" OR "));
+        if self.query(db, &sql).await?.is_empty() {
+            return Ok(());
+        }
+        Err(self.wrong(format!(
+            "there are rows without a value in the key {}: choose other columns",
+            self.mapping.key.join(", ")
+        )))
+    }
+
+    /// The mapping as an export would carry it.
+    fn export(&self) -> Export {
+        Export {
+            dataset: self.table.dataset,
+            source: self.table.source.to_owned(),
+            export_id: String::new(),
+            exported_at: Timestamp::now(),
+            format: Format::Parquet,
+            columns: self.mapping.columns.clone(),
+            content: Content::Snapshot,
+            changes: None,
+            table: None,
+            lines: None,
+            files: Vec::new(),
+        }
+    }
+
+    /// Where the read that was cut off stands, or the beginning of a new one.
+    async fn progress(
+        &self,
+        db: &mut dyn Database,
+        columns: &Columns,
+        newest: Option<&(i64, Done)>,
+        read_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Progress<Position>, SourceError> {
+        let settings = self.settings(db.dialect());
+        let number = newest.map_or(0, |(number, _)| *number) + 1;
+        if let Some(progress) = self.table.progress::<Position>().await?
+            && progress.number == number
+            && progress.settings == settings
+            && progress.version == VERSION
+        {
+            return Ok(progress);
+        }
+        let bound = match columns.incremental {
+            None => None,
+            Some(at) => {
+                let column = db.dialect().quoted(&columns.shape.columns[at].name);
+                let sql = format!("SELECT max({column}) FROM {}", columns.shape.name);
+                self.query(db, &sql).await?.pop().and_then(|mut row| row.pop()).flatten()
+            }
+        };
+        let before = newest.map(|(_, done)| done).filter(|done| done.settings == settings);
+        let full_every = self.mapping.incremental.as_ref().and_then(|inc| inc.full_every);
+        let is_full_due = |done: &Done| {
+            let age = (read_at.micros() - done.full_at.micros()) / 1_000_000;
+            full_every
+                .is_some_and(|every| u64::try_from(age).is_ok_and(|age| age >= every.seconds()))
+        };
+        let since = before.filter(|done| !is_full_due(done)).and_then(|done| done.bound.clone());
+        let content = match (&since, before) {
+            (Some(_), Some(done)) => Content::Window { from: done.export.exported_at, to: now },
+            _ => Content::Snapshot,
+        };
+        Ok(Progress {
+            version: VERSION,
+            number,
+            read_at,
+            settings,
+            exported_at: now,
+            content,
+            // Where nothing was there before, or is there now, all rows are few.
+            bound: bound.or_else(|| since.clone()),
+            since,
+            position: None,
+            files: Vec::new(),
+        })
+    }
+
+    /// Reads what is left, and writes it down part by part.
+    async fn pages(
+        &self,
+        db: &mut dyn Database,
+        columns: &Columns,
+        progress: &mut Progress<Position>,
+    ) -> Result<(), SourceError> {
+        let dialect = db.dialect();
+        let shape = &columns.shape;
+        let mut order = columns.key.clone();
+        let since = match (&progress.since, columns.incremental) {
+            (Some(bound), Some(at)) => {
+                order.retain(|key| *key != at);
+                order.insert(0, at);
+                let overlap = self.mapping.incremental.as_ref().and_then(|inc| inc.overlap);
+                Some((at, bound.clone(), overlap))
+            }
+            _ => None,
+        };
+        let mut select = columns.taken.clone();
+        for at in &order {
+            if !select.contains(at) {
+                select.push(*at);
+            }
+        }
+        let place_of = |at: &usize| select.iter().position(|selected| selected == at);
+        let order_places: Vec<usize> = order.iter().filter_map(place_of).collect();
+        let names: Vec<String> =
+            columns.taken.iter().map(|at| shape.columns[*at].name.clone()).collect();
+        let mut part = TextRows::new(&names);
+        let wanted = self.config.page_rows as usize;
+        let mut after = progress.position.clone();
+        loop {
+            let page = Page {
+                shape,
+                select: &select,
+                order: &order,
+                after: after.as_deref(),
+                since: since.as_ref().map(|(at, bound, overlap)| (*at, bound.as_str(), *overlap)),
+                // One more, to see whether the order tells it from the last.
+                rows: self.config.page_rows + 1,
+            };
+            let sql = page.sql(dialect).map_err(|problem| self.wrong(problem))?;
+            let mut rows = self.query(db, &sql).await?;
+            let order_of = |row: &Row| -> Option<Vec<String>> {
+                order_places.iter().map(|at| row.get(*at).cloned().flatten()).collect()
+            };
+            let is_last = rows.len() <= wanted;
+            if !is_last {
+                let next = rows.pop();
+                if next.as_ref().and_then(order_of) == rows.last().and_then(order_of) {
+                    return Err(self.wrong(format!(
+                        "two rows have the same key {}: choose columns that tell rows apart",
+                        order
+                            .iter()
+                            .map(|at| shape.columns[*at].name.as_str())
+                            .collect::<Vec<_>>()
+                            .join(", ")
+                    )));
+                }
+            }
+            if let Some(row) = rows.last() {
+                after = order_of(row);
+                if after.is_none() {
+                    return Err(self.wrong("a row has no value in its key".to_owned()));
+                }
+            }
+            for row in rows {
+                let cells: Row = columns
+                    .taken
+                    .iter()
+                    .zip(row)
+                    .map(|(at, cell)| cell.map(|value| db.presented(&shape.columns[*at], value)))
+                    .collect();
+                part.push(cells.iter().map(Option::as_deref));
+            }
+            if part.is_full() || (is_last && !part.is_empty()) {
+                progress.files.push(part.write(&self.table, progress.number).await?);
+                progress.position = after.clone();
+                self.table.save(progress).await?;
+            }
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What is read of a table.
+struct Columns {
+    shape: Shape,
+    /// Positions of the columns that the mapping takes.
+    taken: Vec<usize>,
+    /// Positions of those that tell rows apart.
+    key: Vec<usize>,
+    incremental: Option<usize>,
+}

@@ -1,0 +1,153 @@
+//! PostgreSQL, by its simple protocol: every value comes as the server prints it.
+
+use async_trait::async_trait;
+use clickmill_schemas::Timestamp;
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
+
+use super::config::{DatabaseSource, Tls};
+use super::database::{CONNECT_TIMEOUT, Database, Problem, Row};
+use super::dialect::{Column, Dialect, Shape};
+use super::tls;
+
+/// What the server calls us.
+const APPLICATION: &str = "clickmill";
+/// How values print, whatever the server's and the role's settings.
+const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
+    SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; \
+    SET LOCAL IntervalStyle = 'iso_8601'; SET LOCAL bytea_output = 'hex'; \
+    SET LOCAL extra_float_digits = 1; SET LOCAL standard_conforming_strings = on; \
+    SELECT to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+
+pub(super) struct Postgresql {
+    client: Client,
+    /// Moves the bytes; ends with the client.
+    driver: JoinHandle<()>,
+}
+
+impl Drop for Postgresql {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+pub(super) async fn connect(
+    source: &DatabaseSource,
+    password: Option<String>,
+) -> Result<Postgresql, Problem> {
+    let mut config = Config::new();
+    config
+        .host(&source.host)
+        .port(source.port.unwrap_or(5432))
+        .dbname(&source.database)
+        .user(&source.user)
+        .application_name(APPLICATION)
+        .connect_timeout(CONNECT_TIMEOUT);
+    if let Some(password) = password {
+        config.password(password);
+    }
+    let (client, driver) = match source.tls {
+        Tls::Off => {
+            config.ssl_mode(SslMode::Disable);
+            let (client, connection) = config.connect(NoTls).await?;
+            (client, tokio::spawn(async move { log(connection.await) }))
+        }
+        Tls::Verify => {
+            config.ssl_mode(SslMode::Require);
+            let tls = tls::Connector::new(source.ca_file.as_deref())?;
+            let (client, connection) = config.connect(tls).await?;
+            (client, tokio::spawn(async move { log(connection.await) }))
+        }
+    };
+    Ok(Postgresql { client, driver })
+}
+
+/// The query in flight fails with the same error, and is told.
+fn log(ended: Result<(), tokio_postgres::Error>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection to PostgreSQL ended");
+    }
+}
+
+impl Postgresql {
+    async fn texts(&self, sql: &str) -> Result<Vec<Row>, Problem> {
+        let messages = self.client.simple_query(sql).await?;
+        let rows = messages.iter().filter_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|at| row.get(at).map(str::to_owned)).collect())
+            }
+            _ => None,
+        });
+        Ok(rows.collect())
+    }
+}
+
+#[async_trait]
+impl Database for Postgresql {
+    fn dialect(&self) -> Dialect {
+        Dialect::Postgresql
+    }
+
+    async fn begin(&mut self) -> Result<Timestamp, Problem> {
+        let rows = self.texts(BEGIN).await?;
+        let now = rows.last().and_then(|row| row.first()).cloned().flatten();
+        Ok(Timestamp::parse(&now.unwrap_or_default())?)
+    }
+
+    async fn shape(&mut self, schema: Option<&str>, table: &str) -> Result<Option<Shape>, Problem> {
+        let dialect = self.dialect();
+        let in_schema = match schema {
+            Some(schema) => format!("n.nspname = {}", dialect.text(schema)),
+            None => "pg_catalog.pg_table_is_visible(c.oid)".to_owned(),
+        };
+        let sql = format!(
+            "SELECT n.nspname, a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod), \
+               (SELECT k.nth FROM pg_catalog.pg_index i, \
+                  unnest(i.indkey::pg_catalog.int2[]) WITH ORDINALITY AS k (attnum, nth) \
+                WHERE i.indrelid = c.oid AND i.indisprimary AND k.attnum = a.attnum) \
+             FROM pg_catalog.pg_class c \
+             JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+             JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid \
+             WHERE c.relname = {} AND {in_schema} AND c.relkind IN ('r', 'p', 'v', 'm', 'f') \
+               AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+            dialect.text(table)
+        );
+        let rows = self.texts(&sql).await?;
+        let Some(schema) = rows.first().and_then(|row| row[0].clone()) else { return Ok(None) };
+        let mut columns = Vec::new();
+        let mut key = Vec::new();
+        for (at, row) in rows.into_iter().enumerate() {
+            let mut row = row.into_iter().skip(1).map(Option::unwrap_or_default);
+            let mut next = || row.next().unwrap_or_default();
+            columns.push(Column { name: next(), type_name: next() });
+            if let Ok(nth) = next().parse::<usize>() {
+                key.push((nth, at));
+            }
+        }
+        key.sort_unstable();
+        Ok(Some(Shape {
+            name: format!("{}.{}", dialect.quoted(&schema), dialect.quoted(table)),
+            columns,
+            primary_key: key.into_iter().map(|(_, at)| at).collect(),
+        }))
+    }
+
+    async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, Problem> {
+        self.texts(sql).await
+    }
+
+    fn presented(&self, column: &Column, value: String) -> String {
+        // It prints t and f.
+        match (column.type_name.as_str(), value.as_str()) {
+            ("boolean", "t") => "true".to_owned(),
+            ("boolean", "f") => "false".to_owned(),
+            _ => value,
+        }
+    }
+
+    async fn end(&mut self) {
+        // Where it fails, the connection is gone, and with it the transaction.
+        let _ = self.client.simple_query("ROLLBACK").await;
+    }
+}
