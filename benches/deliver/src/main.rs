@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, ensure};
 use clap::Parser;
+use clickmill_collector::sink::kpl;
 use clickmill_delivery::kinesis::{self, DEFAULT_MEMORY, DeliverConfig, Until};
 use clickmill_lake::Lake;
 use clickmill_lake::landing::{commits_after, list_sources};
@@ -39,6 +40,10 @@ struct Args {
     #[arg(long, default_value_t = 51_200)]
     aggregate_bytes: usize,
 
+    /// Only what Kinesis asks for: the SDK's answers, and the aggregates apart
+    #[arg(long)]
+    protocol_only: bool,
+
     /// `memory_megabytes` of `[deliver]`
     #[arg(long)]
     memory_megabytes: Option<u64>,
@@ -58,6 +63,9 @@ async fn main() -> anyhow::Result<()> {
     config.format = args.format;
     config.memory = args.memory_megabytes.map_or(DEFAULT_MEMORY, |megabytes| megabytes << 20);
 
+    if args.protocol_only {
+        return protocol_only(&client, args.shards, bytes).await;
+    }
     let before = Usage::now()?;
     let started = Instant::now();
     let report = kinesis::run(&config, &lake, &client, &CancellationToken::new()).await?;
@@ -82,6 +90,45 @@ async fn main() -> anyhow::Result<()> {
         "commits": report.commits,
         "objects": objects,
         "stored_bytes": stored,
+    });
+    println!("{out}");
+    Ok(())
+}
+
+/// Asks for every record, takes the aggregates apart, and leaves it at that.
+async fn protocol_only(
+    client: &aws_sdk_kinesis::Client,
+    shards: usize,
+    bytes: usize,
+) -> anyhow::Result<()> {
+    let (before, started) = (Usage::now()?, Instant::now());
+    let (mut events, mut seen) = (0, 0);
+    for shard in 0..shards {
+        let mut iterator = Some(format!("{shard}/0"));
+        while let Some(from) = iterator.take() {
+            let page = client.get_records().shard_iterator(from).send().await?;
+            for record in page.records() {
+                let aggregate = kpl::decode(record.data().as_ref()).context("no aggregate")?;
+                for record in aggregate.records() {
+                    events += 1;
+                    seen += record.data.len();
+                }
+            }
+            let more = page.millis_behind_latest() != Some(0);
+            iterator = page.next_shard_iterator().filter(|_| more).map(str::to_owned);
+        }
+    }
+    ensure!(seen == bytes, "{seen} bytes came out of {bytes}");
+    let (wall, after) = (started.elapsed(), Usage::now()?);
+    let out = serde_json::json!({
+        "events": events,
+        "bytes": bytes,
+        "wall_seconds": wall.as_secs_f64(),
+        "cpu_seconds": after.cpu_seconds - before.cpu_seconds,
+        "peak_bytes": after.peak_bytes.saturating_sub(before.resident_bytes),
+        "commits": 0,
+        "objects": 0,
+        "stored_bytes": 0,
     });
     println!("{out}");
     Ok(())

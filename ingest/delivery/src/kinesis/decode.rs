@@ -168,7 +168,13 @@ pub(super) fn lines<'a>(record: &StreamRecord<'a>, format: RawFormat) -> Vec<Lin
 }
 
 fn newline_parts(data: &[u8]) -> impl Iterator<Item = &[u8]> {
-    data.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
+    let ends = memchr::memchr_iter(b'\n', data).chain(std::iter::once(data.len()));
+    let lines = ends.scan(0, |start, end| {
+        let line = &data[*start..end];
+        *start = end + 1;
+        Some(line)
+    });
+    lines.map(<[u8]>::trim_ascii).filter(|line| !line.is_empty())
 }
 
 /// The texts in a user record that are to be one line each.
