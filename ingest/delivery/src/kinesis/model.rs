@@ -403,10 +403,12 @@ fn a_shard_makes_a_commit_an_age_when_busy_and_none_when_idle() {
     assert_eq!(catch_up(3_600.0, 2.0, 2.0), None);
 }
 
+/// Prints the tables of docs/scale.md, of a small stream where no size is given.
 #[tokio::test]
-#[ignore = "a minute; prints the figures of docs/scale.md"]
-async fn a_stream_of_10_000_shards() {
-    let (shards, workers) = (10_000, 16);
+async fn a_stream_of_so_many_shards_is_shared_evenly() {
+    let shards =
+        std::env::var("CLICKMILL_MODEL_SHARDS").map_or(320, |n| n.parse().expect("a number"));
+    let workers = 16;
     println!("\n{shards} shards, {workers} workers, leases of {} s\n", POLICY.expiry.as_secs());
     println!(
         "| leases in | pages of LIST or scans/s | read units/s | GET/s | PUT or item writes/s \
@@ -417,6 +419,7 @@ async fn a_stream_of_10_000_shards() {
         [("lake", Fleet::in_lake(shards)), ("DynamoDB", Fleet::in_dynamodb(shards))]
     {
         let f = figures(fleet, workers).await;
+        assert_eq!(f.join_moves, (shards / workers) as u64, "a newcomer takes its share: {f:?}");
         let asked = f.start_requests.pages + f.start_requests.gets + f.start_requests.puts;
         println!(
             "| {name} | {:.1} | {:.0} | {:.1} | {:.1} | {:.0} | {asked:.0} | {:.0} | {:.0} | {} |",
