@@ -151,7 +151,8 @@ def start_kinesis(data, ports):
         KINESIS_MOCK_TLS_PORT=str(ports[0]),
         KINESIS_MOCK_PLAIN_PORT=str(ports[1]),
         LOG_LEVEL="ERROR",
-        SHARD_LIMIT="200",
+        # Of all streams together, and no test deletes its own.
+        SHARD_LIMIT="100000",
     )
     # It finds its own files by the working folder.
     return start("kinesis-mock", [program("node"), "main.js"], data, environment,

@@ -410,5 +410,9 @@ def kinesis(operation, **request):
         "X-Amz-Date": "20261123T000000Z",
     }
     call = urllib.request.Request(KINESIS, data=json.dumps(request).encode(), headers=headers, method="POST")
-    with urllib.request.urlopen(call, timeout=30) as response:
-        return json.loads(response.read() or b"{}")
+    try:
+        with urllib.request.urlopen(call, timeout=30) as response:
+            return json.loads(response.read() or b"{}")
+    except urllib.error.HTTPError as error:
+        error.msg = f"{operation}: {error.read().decode(errors='replace')}"
+        raise

@@ -14,8 +14,8 @@ import support
 # Rounds with a bound in time; a slow machine makes fewer of them, at least the minimum.
 ROUND_SECONDS = 25
 MIN_ROUNDS = 4
-# More than the commits of a batch.
-MAX_DEATHS = 40
+# More than the commits of a run.
+MAX_DEATHS = 100
 
 
 def rounds():

@@ -356,9 +356,11 @@ async fn commit(
         };
         failpoint::hit("etl.before_commit");
         let committed = base.commit(change, step.name, context.batch.batch).await?;
-        failpoint::hit("etl.committed");
-        if let Committed::Before(version) = committed {
-            tracing::info!(table = spec.name, version, "the batch was in the table already");
+        match committed {
+            Committed::Before(version) => {
+                tracing::info!(table = spec.name, version, "the batch was in the table already");
+            }
+            Committed::Now(_) => failpoint::hit("etl.committed"),
         }
     }
     Ok(())
