@@ -10,6 +10,8 @@ import pathlib
 
 import duckdb
 
+import e1_channels as rules
+
 ITEM = (
     "STRUCT(product_id VARCHAR, sku VARCHAR, name VARCHAR, brand VARCHAR, category VARCHAR, variant VARCHAR,"
     " price DECIMAL(18,4), quantity BIGINT, coupon VARCHAR, position INTEGER)[]"
@@ -55,11 +57,10 @@ FROM split;
 
 CREATE TABLE referrers AS
 SELECT referrer_url, referrer_host, regexp_replace(referrer_host, '^(www[.])+', '') AS referrer_site,
-    CASE WHEN regexp_matches(referrer_host, '(^|[.])(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|startpage)([.]|$)')
-            THEN 'organic_search'
-         WHEN regexp_matches(referrer_host,
-            '(^|[.])((facebook|instagram|twitter|linkedin|pinterest|reddit|tiktok|youtube|snapchat|weibo)([.]|$)|(t[.]co|x[.]com|lnkd[.]in|youtu[.]be|vk[.]com)$)')
-            THEN 'social' ELSE 'referral' END AS referrer_kind
+    CASE WHEN regexp_matches(referrer_host, '{shopping}') THEN 'organic_shopping'
+         WHEN regexp_matches(referrer_host, '{social}') THEN 'social'
+         WHEN regexp_matches(referrer_host, '{video}') THEN 'organic_video'
+         WHEN regexp_matches(referrer_host, '{search}') THEN 'organic_search' ELSE 'referral' END AS referrer_kind
 FROM (SELECT referrer_url, lower(regexp_extract(referrer_url, '^[a-z]+://([^/?#:]+)', 1)) AS referrer_host
     FROM (SELECT DISTINCT referrer_url FROM raw WHERE referrer_url IS NOT NULL));
 
@@ -113,7 +114,7 @@ SELECT event_id, event_name, source_protocol, source_event_name, app_id, platfor
     received_ts - event_ts > INTERVAL 1 HOUR AS is_late, visitor_id, user_id, anonymous_id, network_id,
     device_id, client_session_id, session_id, session_seq, consent, page_url, page_host, page_path,
     page_query, page_title, referrer_url, referrer_host, utm_source, utm_medium, utm_campaign, utm_term,
-    utm_content, click_id, click_id_type, {channel} AS channel, 1 AS channel_rules_version,
+    utm_content, click_id, click_id_type, {channel} AS channel, {version} AS channel_rules_version,
     user_agent, browser, browser_version, os, os_version, device_class, screen_width, screen_height,
     language, timezone, ip_truncated, country, region, city, coalesce(is_bot, false) AS is_bot, bot_reason,
     coalesce(validation, 'ok') AS validation, order_id, checkout_id, cart_id, currency, revenue, total, tax,
@@ -122,42 +123,59 @@ SELECT event_id, event_name, source_protocol, source_event_name, app_id, platfor
     (hash(event_name, visitor_id, page_url, order_id, properties, items) >> 1)::BIGINT AS content_hash,
     event_ts::DATE AS dt
 FROM (
+    SELECT *, coalesce(nullif(lower(trim(utm_source)), ''), {click_source}) AS src,
+        coalesce(nullif(lower(trim(utm_medium)), ''), {click_medium}) AS med,
+        nullif(lower(trim(utm_campaign)), '') AS camp,
+        contains(med, 'cp') OR med IN ('ppc', 'retargeting') OR starts_with(med, 'paid') AS paid
+    FROM (
     SELECT r.* REPLACE (coalesce(r.utm_source, p.utm_source) AS utm_source, coalesce(r.utm_medium, p.utm_medium) AS utm_medium,
             coalesce(r.utm_campaign, p.utm_campaign) AS utm_campaign, coalesce(r.utm_term, p.utm_term) AS utm_term,
             coalesce(r.utm_content, p.utm_content) AS utm_content, coalesce(r.click_id, p.click_id) AS click_id,
             CASE WHEN r.click_id IS NULL THEN p.click_id_type ELSE r.click_id_type END AS click_id_type),
         kept.* EXCLUDE (id), p.page_host, p.page_site, p.page_path, p.page_query,
-        f.* EXCLUDE (referrer_url), a.* EXCLUDE (user_agent),
-        coalesce(lower(coalesce(r.utm_source, p.utm_source)) IN {social_sources}, false) AS social_source
+        f.* EXCLUDE (referrer_url), a.* EXCLUDE (user_agent)
     FROM kept JOIN raw r ON r.rowid = kept.id
     LEFT JOIN pages p ON p.page_url = r.page_url LEFT JOIN agents a ON a.user_agent = r.user_agent
     LEFT JOIN referrers f ON f.referrer_url = r.referrer_url
-);
+));
 """
 
-# transform's channel rules, version 1 (transform/src/decode/enrich.rs).
-CHANNEL = """CASE
-        WHEN lower(utm_medium) IN ('cpc', 'ppc', 'paidsearch', 'paid_search', 'sem')
-            THEN CASE WHEN social_source THEN 'paid_social' ELSE 'paid_search' END
-        WHEN lower(utm_medium) IN ('paid_social', 'paidsocial', 'cpm_social') THEN 'paid_social'
-        WHEN lower(utm_medium) IN ('display', 'cpm', 'banner') THEN 'display'
-        WHEN lower(utm_medium) IN ('email', 'e-mail', 'newsletter') THEN 'email'
-        WHEN lower(utm_medium) IN ('affiliate', 'affiliates') THEN 'affiliate'
-        WHEN lower(utm_medium) IN ('social', 'social-network', 'social_media', 'sm') THEN 'social'
-        WHEN lower(utm_medium) = 'organic' THEN 'organic_search'
-        WHEN lower(utm_medium) = 'referral' THEN 'referral'
-        WHEN click_id_type IN ('gclid', 'wbraid', 'gbraid', 'msclkid') THEN 'paid_search'
-        WHEN click_id_type = 'dclid' THEN 'display'
-        WHEN click_id_type IN ('ttclid', 'twclid', 'li_fat_id') THEN 'paid_social'
-        WHEN click_id_type = 'fbclid' THEN 'social'
-        WHEN lower(utm_source) IN ('newsletter', 'email') THEN 'email'
-        WHEN social_source THEN 'social'
-        WHEN referrer_host IS NULL THEN CASE WHEN utm_source IS NULL THEN 'direct' ELSE 'referral' END
-        WHEN page_site = referrer_site OR ends_with(page_site, '.' || referrer_site)
-            OR ends_with(referrer_site, '.' || page_site) THEN 'internal'
-        ELSE referrer_kind END"""
-SOCIAL_SOURCES = """('facebook', 'instagram', 't.co', 'twitter', 'x', 'linkedin', 'lnkd.in', 'pinterest', 'reddit',
-    'tiktok', 'youtube', 'youtu.be', 'snapchat', 'vk', 'weibo')"""
+# transform's default channel rules (transform/src/decode/channels.rs).
+CHANNEL = f"""CASE
+        WHEN src IS NULL AND med IS NULL AND camp IS NULL THEN
+            CASE WHEN referrer_host IS NULL THEN 'direct'
+                 WHEN page_site = referrer_site OR ends_with(page_site, '.' || referrer_site)
+                     OR ends_with(referrer_site, '.' || page_site) THEN 'internal'
+                 ELSE referrer_kind END
+        WHEN src IN ('(direct)', 'direct') AND coalesce(med, '') IN ('', '(not set)', '(none)') THEN 'direct'
+        WHEN contains(camp, 'cross-network') THEN 'cross_network'
+        WHEN paid AND (regexp_matches(src, '{rules.SHOPPING}') OR regexp_matches(camp, '{rules.SHOP_CAMPAIGN}')) THEN 'paid_shopping'
+        WHEN paid AND regexp_matches(src, '{rules.SEARCH}') THEN 'paid_search'
+        WHEN paid AND regexp_matches(src, '{rules.SOCIAL}') THEN 'paid_social'
+        WHEN paid AND regexp_matches(src, '{rules.VIDEO}') THEN 'paid_video'
+        WHEN list_contains({rules.DISPLAY}, med) THEN 'display'
+        WHEN list_contains({rules.PAID_SEARCH}, med) THEN 'paid_search'
+        WHEN list_contains({rules.PAID_SOCIAL}, med) THEN 'paid_social'
+        WHEN paid THEN 'paid_other'
+        WHEN regexp_matches(src, '{rules.SHOPPING}') OR regexp_matches(camp, '{rules.SHOP_CAMPAIGN}') THEN 'organic_shopping'
+        WHEN regexp_matches(src, '{rules.SOCIAL}') OR list_contains({rules.SOCIAL_MEDIA}, med) THEN 'social'
+        WHEN regexp_matches(src, '{rules.VIDEO}') OR contains(med, 'video') THEN 'organic_video'
+        WHEN regexp_matches(src, '{rules.SEARCH}') OR med = 'organic' THEN 'organic_search'
+        WHEN med IN ('referral', 'app', 'link') THEN 'referral'
+        WHEN list_contains({rules.EMAIL}, src) OR list_contains({rules.EMAIL}, med) THEN 'email'
+        WHEN med IN ('affiliate', 'affiliates') THEN 'affiliate'
+        WHEN med = 'audio' THEN 'audio'
+        WHEN src = 'sms' OR med = 'sms' THEN 'sms'
+        WHEN ends_with(med, 'push') OR contains(med, 'mobile') OR contains(med, 'notification') OR src = 'firebase' THEN 'push'
+        WHEN src = 'newsletter' OR med = 'newsletter' THEN 'email'
+        ELSE 'unassigned' END"""
+
+
+def of_click(part):
+    """The source (0) or medium (1) of a click id's kind."""
+    cases = " ".join(f"WHEN '{kind}' THEN '{names[part]}'" for kind, names in rules.CLICKS.items())
+    return f"CASE click_id_type {cases} END"
+
 
 SESSIONS = """
 CREATE TABLE sessions AS
@@ -298,9 +316,11 @@ def main():
     )
     fill = dict(lake=args.lake, columns=COLUMNS)
     db.execute(LOAD.format(**fill))
-    db.execute(DIMENSIONS)
+    db.execute(DIMENSIONS.replace('{shopping}', rules.SHOPPING).replace('{social}', rules.SOCIAL)
+               .replace('{video}', rules.VIDEO).replace('{search}', rules.SEARCH))
     db.execute(SESSIONIZE)
-    db.execute(EVENTS.format(channel=CHANNEL, social_sources=SOCIAL_SOURCES))
+    db.execute(EVENTS.format(
+        channel=CHANNEL, version=rules.VERSION, click_source=of_click(0), click_medium=of_click(1)))
     write(db, args.out, "events", "enriched")
     db.execute(f"CREATE OR REPLACE VIEW enriched AS FROM read_parquet('{args.out}/events/*/*.parquet', hive_partitioning = true)")
     db.execute(SESSIONS)

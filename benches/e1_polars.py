@@ -16,6 +16,8 @@ import pathlib
 import polars as pl
 from polars import col
 
+import e1_channels as rules
+
 MONEY = pl.Decimal(18, 4)
 AMOUNTS = ["revenue", "total", "tax", "shipping", "discount"]
 TIMES = ["event_ts", "client_ts", "sent_ts", "received_ts"]
@@ -49,13 +51,6 @@ EVENT_COLUMNS = """event_id event_name source_protocol source_event_name app_id 
     items properties context collector_id wal_seq shard_id sequence_number content_hash dt""".split()
 UTM = ["utm_source", "utm_medium", "utm_campaign", "utm_term", "utm_content"]
 CLICK_IDS = ["gclid", "wbraid", "gbraid", "dclid", "msclkid", "fbclid", "ttclid", "twclid", "li_fat_id"]
-SOCIAL_SOURCES = """facebook instagram t.co twitter x linkedin lnkd.in pinterest reddit tiktok youtube youtu.be
-    snapchat vk weibo""".split()
-SEARCH_HOSTS = r"(^|\.)(google|bing|duckduckgo|yahoo|yandex|baidu|ecosia|qwant|startpage)(\.|$)"
-SOCIAL_HOSTS = (
-    r"(^|\.)((facebook|instagram|twitter|linkedin|pinterest|reddit|tiktok|youtube|snapchat|weibo)(\.|$)"
-    r"|(t\.co|x\.com|lnkd\.in|youtu\.be|vk\.com)$)"
-)
 BOTS = "bot|crawl|spider|slurp|curl/|wget/|python-requests|python-urllib|go-http-client|java/|scrapy"
 HALF_HOUR = pl.duration(minutes=30)
 
@@ -141,8 +136,10 @@ def dimensions(raw):
         .with_columns(referrer_host=col("referrer_url").str.extract(host).str.to_lowercase())
         .with_columns(
             referrer_site=referrer.str.replace(r"^(www\.)+", ""),
-            referrer_kind=pl.when(referrer.str.contains(SEARCH_HOSTS)).then(pl.lit("organic_search"))
-            .when(referrer.str.contains(SOCIAL_HOSTS)).then(pl.lit("social")).otherwise(pl.lit("referral")),
+            referrer_kind=pl.when(referrer.str.contains(rules.SHOPPING)).then(pl.lit("organic_shopping"))
+            .when(referrer.str.contains(rules.SOCIAL)).then(pl.lit("social"))
+            .when(referrer.str.contains(rules.VIDEO)).then(pl.lit("organic_video"))
+            .when(referrer.str.contains(rules.SEARCH)).then(pl.lit("organic_search")).otherwise(pl.lit("referral")),
         )
         .collect(engine="streaming")
     )
@@ -181,31 +178,46 @@ def dimensions(raw):
 
 
 def channel():
-    """transform's rules, version 1 (transform/src/decode/enrich.rs)."""
-    medium, source, click = col("utm_medium").str.to_lowercase(), col("utm_source").str.to_lowercase(), col("click_id_type")
+    """transform's default rules (transform/src/decode/channels.rs)."""
+    click = lambda part: col("click_id_type").replace_strict(
+        {kind: names[part] for kind, names in rules.CLICKS.items()}, default=None, return_dtype=pl.String)
+    sent = lambda name: pl.when(col(name).str.strip_chars() != "").then(col(name).str.strip_chars().str.to_lowercase())
+    src, med, camp = pl.coalesce(sent("utm_source"), click(0)), pl.coalesce(sent("utm_medium"), click(1)), sent("utm_campaign")
     page, referrer = col("page_site"), col("referrer_site")
-    social = source.is_in(SOCIAL_SOURCES).fill_null(False)
+    of = lambda sites: src.str.contains(sites).fill_null(False)
+    med_is = lambda names: med.is_in(names).fill_null(False)
+    med_has = lambda text: med.str.contains(text).fill_null(False)
+    src_is = lambda names: src.is_in(names).fill_null(False)
+    unmarked = src.is_null() & med.is_null() & camp.is_null()
+    paid = med_has("cp|^paid") | med_is(["ppc", "retargeting"])
+    shopping = of(rules.SHOPPING) | camp.str.contains(rules.SHOP_CAMPAIGN).fill_null(False)
     return (
-        pl.when(medium.is_in(["cpc", "ppc", "paidsearch", "paid_search", "sem"]))
-        .then(pl.when(social).then(pl.lit("paid_social")).otherwise(pl.lit("paid_search")))
-        .when(medium.is_in(["paid_social", "paidsocial", "cpm_social"])).then(pl.lit("paid_social"))
-        .when(medium.is_in(["display", "cpm", "banner"])).then(pl.lit("display"))
-        .when(medium.is_in(["email", "e-mail", "newsletter"])).then(pl.lit("email"))
-        .when(medium.is_in(["affiliate", "affiliates"])).then(pl.lit("affiliate"))
-        .when(medium.is_in(["social", "social-network", "social_media", "sm"])).then(pl.lit("social"))
-        .when(medium == "organic").then(pl.lit("organic_search"))
-        .when(medium == "referral").then(pl.lit("referral"))
-        .when(click.is_in(["gclid", "wbraid", "gbraid", "msclkid"])).then(pl.lit("paid_search"))
-        .when(click == "dclid").then(pl.lit("display"))
-        .when(click.is_in(["ttclid", "twclid", "li_fat_id"])).then(pl.lit("paid_social"))
-        .when(click == "fbclid").then(pl.lit("social"))
-        .when(source.is_in(["newsletter", "email"])).then(pl.lit("email"))
-        .when(social).then(pl.lit("social"))
-        .when(col("referrer_host").is_null())
-        .then(pl.when(source.is_null()).then(pl.lit("direct")).otherwise(pl.lit("referral")))
-        .when((page == referrer) | page.str.ends_with(pl.lit(".") + referrer) | referrer.str.ends_with(pl.lit(".") + page))
-        .then(pl.lit("internal"))
-        .otherwise("referrer_kind")
+        pl.when(unmarked & col("referrer_host").is_null()).then(pl.lit("direct"))
+        .when(unmarked & ((page == referrer) | page.str.ends_with(pl.lit(".") + referrer)
+                          | referrer.str.ends_with(pl.lit(".") + page))).then(pl.lit("internal"))
+        .when(unmarked).then("referrer_kind")
+        .when(src_is(["(direct)", "direct"]) & med.fill_null("").is_in(["", "(not set)", "(none)"])).then(pl.lit("direct"))
+        .when(camp.str.contains("cross-network", literal=True).fill_null(False)).then(pl.lit("cross_network"))
+        .when(shopping & paid).then(pl.lit("paid_shopping"))
+        .when(of(rules.SEARCH) & paid).then(pl.lit("paid_search"))
+        .when(of(rules.SOCIAL) & paid).then(pl.lit("paid_social"))
+        .when(of(rules.VIDEO) & paid).then(pl.lit("paid_video"))
+        .when(med_is(rules.DISPLAY)).then(pl.lit("display"))
+        .when(med_is(rules.PAID_SEARCH)).then(pl.lit("paid_search"))
+        .when(med_is(rules.PAID_SOCIAL)).then(pl.lit("paid_social"))
+        .when(paid).then(pl.lit("paid_other"))
+        .when(shopping).then(pl.lit("organic_shopping"))
+        .when(of(rules.SOCIAL) | med_is(rules.SOCIAL_MEDIA)).then(pl.lit("social"))
+        .when(of(rules.VIDEO) | med_has("video")).then(pl.lit("organic_video"))
+        .when(of(rules.SEARCH) | med_is(["organic"])).then(pl.lit("organic_search"))
+        .when(med_is(["referral", "app", "link"])).then(pl.lit("referral"))
+        .when(src_is(rules.EMAIL) | med_is(rules.EMAIL)).then(pl.lit("email"))
+        .when(med_is(["affiliate", "affiliates"])).then(pl.lit("affiliate"))
+        .when(med_is(["audio"])).then(pl.lit("audio"))
+        .when(src_is(["sms"]) | med_is(["sms"])).then(pl.lit("sms"))
+        .when(med_has("push$|mobile|notification") | src_is(["firebase"])).then(pl.lit("push"))
+        .when(src_is(["newsletter"]) | med_is(["newsletter"])).then(pl.lit("email"))
+        .otherwise(pl.lit("unassigned"))
     )
 
 
@@ -224,7 +236,7 @@ def enrich(raw, kept):
             is_bot=col("is_bot").fill_null(False),
             dt=col("event_ts").dt.date(),
         )
-        .with_columns(channel=channel(), channel_rules_version=pl.lit(1, pl.Int32))
+        .with_columns(channel=channel(), channel_rules_version=pl.lit(rules.VERSION, pl.Int32))
         .select(EVENT_COLUMNS)
     )
 
