@@ -300,7 +300,10 @@ impl Shipper {
     /// Notes what is durable now.
     async fn note_shipped(&mut self) {
         self.health.set(None);
+        // A sink that two spools share may hold back what is the other's: no number of it
+        // takes this one past what it sent, or back.
         let durable = self.sink.held_from().map_or(self.sent, |from| from - 1);
+        let durable = durable.min(self.sent).max(self.shipped);
         let held = self.held.len();
         self.held.retain(|batch| batch.last_wal_seq > durable);
         if self.held.len() == held && durable == self.shipped {

@@ -187,3 +187,45 @@ async fn what_a_sink_holds_back_is_not_shipped_and_the_drain_waits_for_it() {
     assert_eq!(sink.asked.load(Ordering::SeqCst), 3);
     assert_eq!(spool.status().shipped_wal_seq, 7);
 }
+
+/// As one that another spool shares, whose numbers are far ahead.
+struct Shared;
+
+#[async_trait]
+impl Sink for Shared {
+    async fn resume_after(&self, _: &str) -> Result<Option<i64>, SinkError> {
+        Ok(None)
+    }
+
+    async fn send(&self, _: SinkBatch) -> Result<(), SinkError> {
+        Ok(())
+    }
+
+    fn held_from(&self) -> Option<i64> {
+        Some(1_000)
+    }
+}
+
+#[tokio::test]
+async fn what_a_sink_holds_back_of_another_spool_ships_nothing_that_was_not_sent() {
+    let folder = tempfile::tempdir().expect("folder");
+    let spool = spool_of(&folder, 7).await;
+    let drain = CancellationToken::new();
+    let limits = BatchLimits { max_events: 5, max_wait: DEADLINE * 10, ..BatchLimits::default() };
+    let shipper = Shipper::new(
+        Arc::clone(&spool),
+        Arc::new(Shared),
+        limits,
+        SinkHealth::default(),
+        drain.clone(),
+    );
+    let running = tokio::spawn(shipper.run());
+    let shipped = async {
+        while spool.status().shipped_wal_seq == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, shipped).await.expect("ships the first batch");
+    assert_eq!(spool.status().shipped_wal_seq, 5);
+    running.abort();
+}

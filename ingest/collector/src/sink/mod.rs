@@ -1,7 +1,8 @@
 //! Where the spool's records go.
 //!
 //! A [`Sink`] takes batches in order of `wal_seq`, one at a time, and answers
-//! when every record is durable in it (or is held back, and said to be). The collector's shipper is its only
+//! when every record is durable in it, or is held back and said to be
+//! ([`Sink::held_from`]). The collector's shipper is its only
 //! caller and owns the retries: a batch that failed is sent again, unchanged,
 //! until it is taken, also after a restart. A sink that can tell what it
 //! already holds ([`Sink::resume_after`]) therefore gets each record exactly
