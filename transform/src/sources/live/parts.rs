@@ -31,6 +31,7 @@ pub(super) struct TextRows {
     bytes: usize,
 }
 
+#[cfg_attr(not(feature = "databases"), expect(dead_code, reason = "only databases give text"))]
 impl TextRows {
     pub(super) fn new(columns: &[String]) -> Self {
         let field = |name: &String| Field::new(name, DataType::Utf8, true);
