@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 const SCALE_DIGITS: usize = 4;
 const SCALE: i64 = 10_000;
+const MAX_WHOLE_DIGITS: usize = 14;
 /// The largest unscaled value of `Decimal(18,4)`.
 const MAX_UNSCALED: i64 = 999_999_999_999_999_999;
 
@@ -55,6 +56,9 @@ impl Money {
     /// # Errors
     /// [`MoneyError`] where the text is no number or does not fit.
     pub fn parse(text: &str) -> Result<Self, MoneyError> {
+        if let Some(money) = Self::plain(text.as_bytes()) {
+            return Ok(money);
+        }
         let shown = || text.chars().take(64).collect::<String>();
         let (mantissa, exponent) = match text.find(['e', 'E']) {
             Some(at) => {
@@ -95,18 +99,55 @@ impl Money {
             * 10_i64.pow(u32::try_from(shift).unwrap_or(0));
         Ok(Self(if negative { -value } else { value }))
     }
+
+    /// What almost every amount looks like, `-12.34`, without a copy of its digits.
+    fn plain(text: &[u8]) -> Option<Self> {
+        let (negative, digits) = match text {
+            [b'-', digits @ ..] => (true, digits),
+            digits => (false, digits),
+        };
+        let whole = digits.iter().position(|byte| *byte == b'.').unwrap_or(digits.len());
+        let fraction = digits.get(whole + 1..).unwrap_or_default();
+        if !(1..=MAX_WHOLE_DIGITS).contains(&whole) || fraction.len() > SCALE_DIGITS {
+            return None;
+        }
+        let mut value = 0_i64;
+        for byte in digits[..whole].iter().chain(fraction) {
+            if !byte.is_ascii_digit() {
+                return None;
+            }
+            value = value * 10 + i64::from(byte - b'0');
+        }
+        value *= 10_i64.pow((SCALE_DIGITS - fraction.len()) as u32);
+        Some(Self(if negative { -value } else { value }))
+    }
+
+    /// Its wire form, appended.
+    pub(crate) fn encode_to(self, line: &mut Vec<u8>) {
+        let magnitude = self.0.unsigned_abs();
+        let (whole, fraction) = (magnitude / SCALE as u64, magnitude % SCALE as u64);
+        if self.0 < 0 {
+            line.push(b'-');
+        }
+        line.extend_from_slice(itoa::Buffer::new().format(whole).as_bytes());
+        if fraction != 0 {
+            line.push(b'.');
+            let mut rest = fraction;
+            let mut unit = SCALE as u64 / 10;
+            while rest != 0 {
+                line.push(b'0' + (rest / unit) as u8);
+                rest %= unit;
+                unit /= 10;
+            }
+        }
+    }
 }
 
 impl fmt::Display for Money {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let magnitude = self.0.unsigned_abs();
-        let (whole, fraction) = (magnitude / SCALE as u64, magnitude % SCALE as u64);
-        let sign = if self.0 < 0 { "-" } else { "" };
-        if fraction == 0 {
-            return write!(f, "{sign}{whole}");
-        }
-        let padded = format!("{fraction:04}");
-        write!(f, "{sign}{whole}.{}", padded.trim_end_matches('0'))
+        let mut text = Vec::with_capacity(24);
+        self.encode_to(&mut text);
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 

@@ -202,26 +202,40 @@ impl Timestamp {
     /// and the collector encodes in its callers' threads.
     pub(crate) fn text(self) -> [u8; TEXT_LEN] {
         let seconds = self.0.div_euclid(MICROS_PER_SECOND);
-        let of_day = seconds.rem_euclid(SECONDS_PER_DAY);
         let (year, month, day) = civil_from_days(seconds.div_euclid(SECONDS_PER_DAY));
+        // Below 10,000 all of them: a year has four digits, a remainder less than its divisor.
+        let of_day = seconds.rem_euclid(SECONDS_PER_DAY) as u32;
+        let micros = self.0.rem_euclid(MICROS_PER_SECOND) as u32;
         let mut text = *b"0000-00-00T00:00:00.000000Z";
-        let mut put = |end: usize, digits: usize, number: i64| {
-            let mut rest = number.unsigned_abs();
-            for digit in text[end - digits..end].iter_mut().rev() {
-                *digit = b'0' + (rest % 10) as u8;
-                rest /= 10;
-            }
+        let mut put = |at: usize, number: u32| {
+            let pair = 2 * (number as usize % 100);
+            text[at..at + 2].copy_from_slice(&DIGIT_PAIRS[pair..pair + 2]);
         };
-        put(4, 4, year);
-        put(7, 2, month);
-        put(10, 2, day);
-        put(13, 2, of_day / 3_600);
-        put(16, 2, of_day / 60 % 60);
-        put(19, 2, of_day % 60);
-        put(26, 6, self.0.rem_euclid(MICROS_PER_SECOND));
+        put(0, year as u32 / 100);
+        put(2, year as u32);
+        put(5, month as u32);
+        put(8, day as u32);
+        put(11, of_day / 3_600);
+        put(14, of_day / 60 % 60);
+        put(17, of_day % 60);
+        put(20, micros / 10_000);
+        put(22, micros / 100);
+        put(24, micros);
         text
     }
 }
+
+/// `00` to `99`.
+const DIGIT_PAIRS: [u8; 200] = {
+    let mut pairs = [0; 200];
+    let mut at = 0;
+    while at < 100 {
+        pairs[2 * at] = b'0' + (at / 10) as u8;
+        pairs[2 * at + 1] = b'0' + (at % 10) as u8;
+        at += 1;
+    }
+    pairs
+};
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -5,8 +5,6 @@
 //! encodes in its callers' threads. A new field does not compile until it stands
 //! here too, since both structs are taken apart without `..`.
 
-use std::io::Write;
-
 use super::{Event, Item, TimeReason};
 use crate::scan::special;
 use crate::{Money, RawJson, Timestamp};
@@ -20,6 +18,9 @@ macro_rules! key {
         concat!(",\"", $name, "\":", $open)
     };
 }
+
+/// Of a browser's event.
+const TYPICAL_BYTES: usize = 1_024;
 
 impl Event<'_> {
     /// As [`Event::encode`], appended to `line`.
@@ -84,6 +85,7 @@ impl Event<'_> {
             shard_id,
             sequence_number,
         } = self;
+        line.reserve(TYPICAL_BYTES);
         let mut object = Object::begin(line);
         object.text(key!("event_id", "\""), Some(event_id));
         object.text(key!("event_name", "\""), Some(event_name));
@@ -203,6 +205,7 @@ impl<'a> Object<'a> {
         self.line.push(b'}');
     }
 
+    #[inline]
     fn text(&mut self, key: &str, value: Option<&str>) {
         let Some(value) = value else { return };
         self.line.extend_from_slice(key.as_bytes());
@@ -214,6 +217,7 @@ impl<'a> Object<'a> {
         self.line.push(b'"');
     }
 
+    #[inline]
     fn time(&mut self, key: &str, value: Option<Timestamp>) {
         let Some(value) = value else { return };
         self.line.extend_from_slice(key.as_bytes());
@@ -221,17 +225,21 @@ impl<'a> Object<'a> {
         self.line.push(b'"');
     }
 
+    #[inline]
     fn money(&mut self, key: &str, value: Option<&Money>) {
         let Some(value) = value else { return };
-        // Writing to memory does not fail.
-        let _ = write!(self.line, "{key}{value}");
+        self.line.extend_from_slice(key.as_bytes());
+        value.encode_to(self.line);
     }
 
+    #[inline]
     fn number(&mut self, key: &str, value: Option<i64>) {
         let Some(value) = value else { return };
-        let _ = write!(self.line, "{key}{value}");
+        self.line.extend_from_slice(key.as_bytes());
+        self.line.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
+    #[inline]
     fn raw(&mut self, key: &str, value: Option<&RawJson<'_>>) {
         let Some(value) = value else { return };
         self.line.extend_from_slice(key.as_bytes());

@@ -99,8 +99,8 @@ impl Encoder {
     fn counted(&mut self, kind: u8, line: &[u8]) -> io::Result<()> {
         // The line's closing brace comes after the lineage.
         let open = line.strip_suffix(b"}").unwrap_or(line);
-        let mut digits = [0; MAX_DIGITS];
-        let number = decimal(self.next_wal_seq, &mut digits);
+        let mut digits = itoa::Buffer::new();
+        let number = digits.format(self.next_wal_seq).as_bytes();
         let len = open.len() + self.lineage.len() + number.len() + 1;
         self.make_room(len)?;
         self.record_header(kind, len)?;
@@ -168,34 +168,4 @@ impl Encoder {
 
 fn too_large() -> io::Error {
     io::Error::other("a record or a group of more than the format can hold")
-}
-
-/// Digits of the largest `i64`.
-const MAX_DIGITS: usize = 19;
-
-/// `number`, which is not negative, in decimal.
-fn decimal(number: i64, digits: &mut [u8; MAX_DIGITS]) -> &[u8] {
-    let mut rest = number.unsigned_abs();
-    let mut at = MAX_DIGITS;
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 || at == 0 {
-            return &digits[at..];
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_written_as_rust_writes_them() {
-        for number in [0, 1, 9, 10, 12_345, i64::MAX] {
-            let mut digits = [0; MAX_DIGITS];
-            assert_eq!(decimal(number, &mut digits), number.to_string().as_bytes());
-        }
-    }
 }
