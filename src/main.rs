@@ -7,6 +7,13 @@ mod demo;
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+
+/// A tenth less CPU time than the system's for a collector and a delivery, whose
+/// events are many small texts; for ETL there is no difference.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 fn main() -> ExitCode {
     cli::main()
 }

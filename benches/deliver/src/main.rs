@@ -15,7 +15,12 @@ use clickmill_lake::landing::{commits_after, list_sources};
 use clickmill_lake::raw::RawFormat;
 use tokio_util::sync::CancellationToken;
 
+use mimalloc::MiMalloc;
 use stream::Stream;
+
+/// As `clickmill`'s own.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Measure a delivery from a stream in memory
 #[derive(Parser)]

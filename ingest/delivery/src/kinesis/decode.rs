@@ -262,8 +262,7 @@ fn with_carrier<'a>(
 
 /// True where the key may stand in the text.
 fn names(text: &[u8], key: &str) -> bool {
-    // Decoded already, so it is UTF-8.
-    std::str::from_utf8(text).is_ok_and(|text| text.contains(key))
+    memchr::memmem::find(text, key.as_bytes()).is_some()
 }
 
 fn reject<'a>(
