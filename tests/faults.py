@@ -11,7 +11,8 @@ in the order in which they were injected. `down()` closes the port, `up()` opens
 are refused meanwhile. Threads of its own; Python's standard library only.
 
 It knows AWS' JSON protocol: the operation is the end of X-Amz-Target ("PUT", "GET", ... where there is
-none, as for S3; errors are XML then). Bodies with a Content-Length only. It does not speak TLS.
+none, as for S3; errors are XML then). Requests with a Content-Length only. The answer to
+SubscribeToShard is passed on message by message. It does not speak TLS.
 """
 
 import contextlib
@@ -20,13 +21,17 @@ import http.client
 import http.server
 import json
 import socket
+import struct
 import threading
 import urllib.parse
+import zlib
 
 # A forwarded call that takes longer is answered with 502.
 UPSTREAM_SECONDS = 60
 # What AWS' JSON services answer.
 JSON = "application/x-amz-json-1.1"
+# Headers of a connection, not of what goes through it.
+DROPPED = {"connection", "content-length", "transfer-encoding", "expect"}
 # A held-back answer is given up after this, should the client never hang up.
 HANG_SECONDS = 120
 
@@ -100,6 +105,26 @@ class Hang:
     """No answer until the client gives up; `forwards` says whether it succeeds all the same."""
 
     forwards: bool = True
+
+
+@dataclasses.dataclass
+class Break:
+    """A stream of events is broken off after so many whole messages and some bytes of the next; with `ends`, it is
+    ended in order, as Kinesis does after five minutes.
+    """
+
+    messages: int
+    length: int = 0
+    ends: bool = False
+    forwards = True
+
+
+@dataclasses.dataclass
+class Events:
+    """`change` is applied to the JSON of each event of a stream; it returns the events to send in its place."""
+
+    change: object
+    forwards = True
 
 
 @dataclasses.dataclass
@@ -230,6 +255,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         count = len(records) if isinstance(records, list) else None
         call = self.proxy._begin(operation, count, self.path)  # pylint: disable=protected-access
         fault = call.fault
+        if operation == "SubscribeToShard" and (fault is None or isinstance(fault, (Break, Events))):
+            self._relay(body, call)
+            return
         if fault is None:
             status, headers, answer = self._forward(body)
         elif isinstance(fault, Refuse):
@@ -267,29 +295,70 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         call.status = status
         self._answer(status, answer, headers)
 
+    def _connect(self):
+        upstream = self.proxy.upstream
+        return http.client.HTTPConnection(upstream.hostname, upstream.port, timeout=UPSTREAM_SECONDS)
+
+    def _ask(self, connection, body):
+        """Forwards the request; the server's own response, its body unread."""
+        # The Host header goes as it came: a signature holds it.
+        connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+        for name, value in self.headers.items():
+            if name.lower() not in DROPPED:
+                connection.putheader(name, value)
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        return connection.getresponse()
+
     def _forward(self, body):
         """The server's own status, headers and body."""
-        upstream = self.proxy.upstream
-        connection = http.client.HTTPConnection(upstream.hostname, upstream.port, timeout=UPSTREAM_SECONDS)
-        dropped = {"connection", "content-length", "transfer-encoding", "expect"}
+        connection = self._connect()
         try:
-            # The Host header goes as it came: a signature holds it.
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
-            for name, value in self.headers.items():
-                if name.lower() not in dropped:
-                    connection.putheader(name, value)
-            connection.putheader("Content-Length", str(len(body)))
-            connection.endheaders(body)
-            response = connection.getresponse()
+            response = self._ask(connection, body)
             answer = response.read()
             # The answer to a HEAD tells the length of what it does not send.
-            kept = dropped - {"content-length"} if self.command == "HEAD" else dropped
+            kept = DROPPED - {"content-length"} if self.command == "HEAD" else DROPPED
             headers = [(name, value) for name, value in response.getheaders() if name.lower() not in kept]
             return response.status, headers, answer
         except (OSError, http.client.HTTPException) as error:
             return 502, [], f"the fault proxy got no answer: {error}".encode()
         finally:
             connection.close()
+
+    def _relay(self, body, call):
+        """Passes on a stream of events, message by message."""
+        connection, fault = self._connect(), call.fault
+        try:
+            response = self._ask(connection, body)
+            headers = [(name, value) for name, value in response.getheaders() if name.lower() not in DROPPED]
+            call.status = response.status
+            if response.status != 200:
+                self._answer(response.status, response.read(), headers)
+                return
+            self.send_response_only(200)
+            for name, value in [*headers, ("Transfer-Encoding", "chunked")]:
+                self.send_header(name, value)
+            self.end_headers()
+            left = fault.messages if isinstance(fault, Break) else -1
+            message = _message(response)
+            while message and left != 0:
+                for one in _changed(message, fault.change) if isinstance(fault, Events) else [message]:
+                    self._chunk(one)
+                left -= 1
+                message = _message(response)
+            if message is None or fault.ends:
+                self._chunk(b"")
+                return
+            if fault.length:
+                self._chunk(message[:fault.length])
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+        finally:
+            connection.close()
+
+    def _chunk(self, data):
+        self.wfile.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self.wfile.flush()
 
     def _forward_some(self, request, fault):
         """Forwards the records that are not refused, and puts the refusals among the results."""
@@ -325,6 +394,30 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_call
+
+
+def _message(response):
+    """The next message of a stream of events, as it came; None at its end."""
+    length = response.read(4)
+    return length + response.read(struct.unpack(">I", length)[0] - 4) if len(length) == 4 else None
+
+
+def _changed(message, change):
+    """What `change` makes of a message's event; the message as it is where it holds none.
+
+    A message: its length, that of its headers and a checksum of both; headers, payload, a checksum of everything.
+    """
+    end = 12 + struct.unpack(">I", message[4:8])[0]
+    headers, event = message[12:end], _json_object(message[end:-4])
+    if "Records" not in event:
+        return [message]
+    changed = []
+    for event in change(event):
+        payload = json.dumps(event).encode()
+        prelude = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+        whole = prelude + struct.pack(">I", zlib.crc32(prelude)) + headers + payload
+        changed.append(whole + struct.pack(">I", zlib.crc32(whole)))
+    return changed
 
 
 def _json_object(body):

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Independent servers for the tests: Kinesis (kinesis-mock), S3 (SeaweedFS), Firehose (moto, ministack),
-DynamoDB (moto), PostgreSQL.
+DynamoDB and Glue (moto), PostgreSQL.
 
     python3 tests/servers.py setup              install them below .env/servers (no root)
     python3 tests/servers.py run -- CMD ARGS    run CMD with them up; stop them whatever happens
@@ -160,7 +160,7 @@ def start_kinesis(data, ports):
 
 
 def start_moto(data, port):
-    """Firehose, an S3 of its own that Firehose delivers to, and DynamoDB; all in memory."""
+    """Firehose, an S3 of its own that Firehose delivers to, DynamoDB and Glue; all in memory."""
     return start("moto", [VENV / "bin" / "moto_server", "-H", "127.0.0.1", "-p", port], data, dict(os.environ), data)
 
 
@@ -311,6 +311,7 @@ def environment_for(data, kinesis_port, s3_port, moto_port, ministack_port, post
         AWS_ENDPOINT_URL_KINESIS=f"http://127.0.0.1:{kinesis_port}",
         AWS_ENDPOINT_URL_FIREHOSE=f"http://127.0.0.1:{moto_port}",
         AWS_ENDPOINT_URL_DYNAMODB=f"http://127.0.0.1:{moto_port}",
+        AWS_ENDPOINT_URL_GLUE=f"http://127.0.0.1:{moto_port}",
         AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{s3_port}",
         AWS_ACCESS_KEY_ID=ACCESS_KEY,
         AWS_SECRET_ACCESS_KEY=SECRET_KEY,

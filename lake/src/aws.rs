@@ -24,12 +24,12 @@ pub async fn sdk_config() -> SdkConfig {
     aws_config::load_defaults(BehaviorVersion::latest()).await
 }
 
-/// The endpoint for S3: `AWS_ENDPOINT_URL_S3`, the profile's own for S3,
+/// The endpoint of a service, `S3` for one: `AWS_ENDPOINT_URL_S3`, the profile's own for S3,
 /// `AWS_ENDPOINT_URL`, the profile's `endpoint_url`; `None` means AWS itself.
 #[must_use]
-pub fn s3_endpoint(config: &SdkConfig) -> Option<String> {
+pub fn endpoint(config: &SdkConfig, service_id: &str) -> Option<String> {
     let key = ServiceConfigKey::builder()
-        .service_id("S3")
+        .service_id(service_id)
         .env("AWS_ENDPOINT_URL")
         .profile("endpoint_url")
         .build()

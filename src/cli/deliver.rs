@@ -11,8 +11,8 @@ use anyhow::Context as _;
 use axum::http::header::CONTENT_TYPE;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use clickmill_delivery::kinesis::{
-    self, Begin, DeliverConfig, DeliverReport, LeaseSetting, Leases, Monitor, ShardPhase, Status,
-    Until, WorkerName,
+    self, Begin, DeliverConfig, DeliverReport, LeaseSetting, Leases, Monitor, Retrieval,
+    RetrievalMode, ShardPhase, Status, Until, WorkerName,
 };
 use clickmill_lake::Lake;
 use clickmill_lake::raw::RawFormat;
@@ -37,12 +37,15 @@ Examples:
   clickmill deliver --stream clicks --from 2026-11-23T00:00:00Z
   clickmill deliver --stream clicks --format parquet
   clickmill deliver --stream clicks --leases dynamodb=clickmill-clicks
+  clickmill deliver --stream clicks --retrieval-mode fan_out=clickmill-shop
   clickmill deliver --stream clicks --state /var/lib/clickmill
   clickmill deliver --stream clicks --metrics-listen 127.0.0.1:9108
   clickmill deliver status --stream clicks        who reads what, and how far behind
 
 With --once it reads every shard itself, whoever else does, so that all of them are landed when it ends; \
 with --once --leases lake, what other workers read is left to them.
+
+With fan_out=CONSUMER the stream's records are pushed to a consumer of that name, apart from all other readers; it is registered where it does not exist, and never removed: AWS charges for it by the hour and shard until you do (aws kinesis deregister-stream-consumer).
 
 Region, credentials and endpoints are the AWS SDKs' own: AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL_KINESIS, ...
 
@@ -79,6 +82,11 @@ pub struct Args {
     /// layout) or none (this one reads all) [default: lake; none with --once]
     #[arg(long, value_name = "WHERE")]
     leases: Option<LeaseSetting>,
+
+    /// How records come: polling (2 MB/s a shard, shared with all that poll) or fan_out=CONSUMER
+    /// (enhanced fan-out: 2 MB/s a shard for this consumer alone, at a price) [default: polling]
+    #[arg(long, value_name = "MODE")]
+    retrieval_mode: Option<RetrievalMode>,
 
     /// A folder on this machine that keeps the worker's name: killed and started again, it goes on
     /// with its own shards at once, without waiting for --leases to expire [default: a new name]
@@ -146,6 +154,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let aws = clickmill_lake::aws::sdk_config().await;
     if let Some(leases) = args.leases.or(settings.leases) {
         config.leases = Leases::new(&leases, &aws);
+    }
+    if let Some(mode) = args.retrieval_mode.or(settings.retrieval_mode) {
+        config.retrieval = Retrieval::new(&mode, &aws);
     }
     let lake = open(context).await?;
     // Held until the end: the name is this process' as long as it lives.

@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::ValueEnum;
 use clickmill_delivery::doctor::{
-    Finding, GlueColumn, Rate, Severity, firehose_facts, firehose_findings, lake_findings, landed,
-    probe, stream_facts, stream_findings,
+    Finding, FirehoseFacts, GlueColumn, Rate, Reading, Severity, Source, firehose_facts,
+    firehose_findings, glue_columns, glue_table_columns, lake_findings, landed, probe,
+    stream_facts, stream_findings,
 };
 use clickmill_delivery::kinesis;
 use clickmill_lake::Lake;
 use clickmill_schemas::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::EXIT_FAILED;
 use crate::context::Context;
@@ -26,11 +27,12 @@ use crate::context::Context;
 Examples:
   clickmill doctor --lake s3://shop-lake/clicks            the lake alone
   clickmill doctor --stream clicks --every 24              read once a day by `deliver --once`
+  clickmill doctor --stream clicks --readers 3 --events-per-second 500
   clickmill doctor --firehose clicks --events-per-second 500
   clickmill doctor --firehose clicks --glue-table table.json --format json
 
 Region, credentials and endpoints are the AWS SDKs' own. Permissions: kinesis:DescribeStreamSummary, \
-firehose:DescribeDeliveryStream.
+firehose:DescribeDeliveryStream, and glue:GetTable for a format conversion.
 
 Exit codes: 0 nothing would lose data; 1 something would, or could not be looked at; 2 usage.")]
 pub struct Args {
@@ -46,6 +48,11 @@ pub struct Args {
     #[arg(long, value_name = "HOURS")]
     every: Option<f64>,
 
+    /// Applications that poll the stream, `deliver` among them [default: deliver, where the lake has
+    /// anything of the stream, and each --firehose that reads it]
+    #[arg(long, value_name = "N")]
+    readers: Option<u32>,
+
     /// Events a second at the peak [default: the busiest hour of the last day, by the lake's commits]
     #[arg(long, value_name = "N")]
     events_per_second: Option<f64>,
@@ -54,7 +61,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1_000.0)]
     event_bytes: f64,
 
-    /// The table of a format conversion, as `aws glue get-table` prints it
+    /// The table of a format conversion, as `aws glue get-table` prints it [default: Glue is asked]
     #[arg(long, value_name = "FILE")]
     glue_table: Option<PathBuf>,
 
@@ -77,7 +84,7 @@ struct Report<'a> {
 }
 
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
-    let columns = args.glue_table.as_deref().map(glue_columns).transpose()?;
+    let columns = args.glue_table.as_deref().map(given_columns).transpose()?;
     let lake = Lake::open(&context.lake).await?;
     let facts = probe(&lake).await;
     let reachable = facts.unreachable.is_none();
@@ -85,6 +92,14 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let aws = clickmill_lake::aws::sdk_config().await;
     let mut rate =
         args.events_per_second.map(|events| Rate { events, event_bytes: args.event_bytes });
+    let mut deliveries = Vec::new();
+    for name in &args.firehose {
+        deliveries.push((name, firehose_facts(&aws_sdk_firehose::Client::new(&aws), name).await));
+    }
+    let reads = |facts: &FirehoseFacts, stream: &str| match &facts.source {
+        Source::Kinesis(arn) => arn.rsplit('/').next() == Some(stream),
+        _ => false,
+    };
     for stream in &args.stream {
         let known = match reachable {
             true => landed(&lake, stream, Timestamp::now()).await?,
@@ -94,17 +109,35 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         rate = rate.or(measured.map(|events| Rate { events, event_bytes: args.event_bytes }));
         let age =
             known.last_commit.map(|at| (Timestamp::now().micros() - at.micros()) as f64 / 3.6e9);
+        let known_pollers = u32::from(known.last_commit.is_some())
+            + deliveries
+                .iter()
+                .filter_map(|(_, facts)| facts.as_ref().ok())
+                .filter(|facts| reads(facts, stream))
+                .count() as u32;
+        let pollers = args.readers.or((known_pollers > 0).then_some(known_pollers));
+        let reading = Reading { every_hours: args.every, age_hours: age, pollers };
         let largest = context.config.collector.kinesis.max_record_bytes.map(|bytes| bytes as u64);
         match stream_facts(&kinesis::client(&aws), stream).await {
-            Ok(facts) => findings.extend(stream_findings(&facts, rate, args.every, age, largest)),
+            Ok(facts) => findings.extend(stream_findings(&facts, rate, reading, largest)),
             Err(error) => findings.push(unknown("kinesis", stream, &error)),
         }
     }
-    for name in &args.firehose {
-        match firehose_facts(&aws_sdk_firehose::Client::new(&aws), name).await {
+    for (name, facts) in deliveries {
+        match facts {
             Ok(mut facts) => {
                 if let Some(conversion) = &mut facts.conversion {
-                    conversion.columns = columns.clone();
+                    conversion.columns = match &columns {
+                        Some(given) => Some(given.clone()),
+                        None => match glue_table_columns(&aws, &conversion.table).await {
+                            Ok(asked) => Some(asked),
+                            Err(error) => {
+                                let table = conversion.table.to_string();
+                                findings.push(unknown("glue", &table, &error));
+                                None
+                            }
+                        },
+                    };
                 }
                 findings.extend(firehose_findings(&facts, rate, &context.config.raw));
             }
@@ -134,38 +167,10 @@ fn unknown(service: &str, name: &str, error: &dyn std::error::Error) -> Finding 
 }
 
 /// The columns in `aws glue get-table`'s answer.
-fn glue_columns(path: &Path) -> anyhow::Result<Vec<GlueColumn>> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Answer {
-        table: Table,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Table {
-        storage_descriptor: Storage,
-        #[serde(default)]
-        partition_keys: Vec<Column>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Storage {
-        columns: Vec<Column>,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Column {
-        name: String,
-        #[serde(default)]
-        r#type: String,
-    }
+fn given_columns(path: &Path) -> anyhow::Result<Vec<GlueColumn>> {
     let shown = path.display();
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    let answer: Answer = serde_json::from_str(&text)
-        .with_context(|| format!("{shown} is not what `aws glue get-table` prints"))?;
-    let columns = answer.table.storage_descriptor.columns.into_iter();
-    let columns = columns.chain(answer.table.partition_keys);
-    Ok(columns.map(|column| GlueColumn { name: column.name, hive_type: column.r#type }).collect())
+    let text = std::fs::read(path).with_context(|| format!("cannot read {shown}"))?;
+    glue_columns(&text).with_context(|| format!("{shown} is not what `aws glue get-table` prints"))
 }
 
 fn describe(findings: &[Finding]) -> String {

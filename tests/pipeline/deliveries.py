@@ -4,6 +4,7 @@ import base64
 import collections
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -29,17 +30,31 @@ def line(event_id, received="2026-11-23T17:40:01.000000Z", at="2026-11-23T17:40:
                       ensure_ascii=False, separators=(",", ":"))
 
 
+def grown(answer):
+    """Each record with half a megabyte that does not compress well."""
+    for record in answer["Records"]:
+        event = json.loads(base64.b64decode(record["Data"]))
+        noise = random.Random(event["event_id"]).randbytes(500_000)
+        event["properties"] = {"text": base64.b64encode(noise).decode()}
+        record["Data"] = base64.b64encode(json.dumps(event, separators=(",", ":")).encode()).decode()
+    return answer
+
+
 class Stream:
     """A stream of its own, and what was put into it."""
 
-    def __init__(self, shards=1):
+    def __init__(self, shards=1, endpoint=support.KINESIS):
+        self.endpoint = endpoint
         self.name = f"deliver-{uuid.uuid4()}"
         self.ids = []
-        support.kinesis("CreateStream", StreamName=self.name, ShardCount=shards)
+        self.kinesis("CreateStream", StreamName=self.name, ShardCount=shards)
         self.active()
 
+    def kinesis(self, operation, **request):
+        return support.kinesis(operation, endpoint=self.endpoint, **request)
+
     def summary(self):
-        return support.kinesis("DescribeStreamSummary", StreamName=self.name)["StreamDescriptionSummary"]
+        return self.kinesis("DescribeStreamSummary", StreamName=self.name)["StreamDescriptionSummary"]
 
     def active(self):
         support.until(lambda: self.summary()["StreamStatus"] == "ACTIVE", SECONDS, "the stream is active")
@@ -48,7 +63,7 @@ class Stream:
         """One record; its shard and sequence number."""
         data = data if isinstance(data, bytes) else data.encode()
         extra = {"ExplicitHashKey": explicit_hash} if explicit_hash else {}
-        return support.kinesis("PutRecord", StreamName=self.name, PartitionKey=key,
+        return self.kinesis("PutRecord", StreamName=self.name, PartitionKey=key,
                                Data=base64.b64encode(data).decode(), **extra)
 
     def fill(self, count, **fields):
@@ -58,17 +73,17 @@ class Stream:
         for start in range(0, count, 500):
             records = [{"PartitionKey": one, "Data": base64.b64encode(line(one, **fields).encode()).decode()}
                        for one in new[start:start + 500]]
-            answer = support.kinesis("PutRecords", StreamName=self.name, Records=records)
+            answer = self.kinesis("PutRecords", StreamName=self.name, Records=records)
             assert answer["FailedRecordCount"] == 0, answer
         self.ids += new
         return new
 
     def split(self, shard, at):
-        support.kinesis("SplitShard", StreamName=self.name, ShardToSplit=SHARD.format(shard), NewStartingHashKey=at)
+        self.kinesis("SplitShard", StreamName=self.name, ShardToSplit=SHARD.format(shard), NewStartingHashKey=at)
         self.active()
 
     def merge(self, one, other):
-        support.kinesis("MergeShards", StreamName=self.name, ShardToMerge=SHARD.format(one),
+        self.kinesis("MergeShards", StreamName=self.name, ShardToMerge=SHARD.format(one),
                         AdjacentShardToMerge=SHARD.format(other))
         self.active()
 

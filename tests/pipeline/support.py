@@ -401,7 +401,7 @@ def copy(source, target):
     return pathlib.Path(target)
 
 
-def kinesis(operation, **request):
+def kinesis(operation, endpoint=KINESIS, **request):
     """A call of the Kinesis API. The mock does not check signatures, but wants one."""
     headers = {
         "X-Amz-Target": f"Kinesis_20131202.{operation}", "Content-Type": "application/x-amz-json-1.1",
@@ -409,7 +409,7 @@ def kinesis(operation, **request):
                          "SignedHeaders=host, Signature=0",
         "X-Amz-Date": "20261123T000000Z",
     }
-    call = urllib.request.Request(KINESIS, data=json.dumps(request).encode(), headers=headers, method="POST")
+    call = urllib.request.Request(endpoint, data=json.dumps(request).encode(), headers=headers, method="POST")
     try:
         with urllib.request.urlopen(call, timeout=30) as response:
             return json.loads(response.read() or b"{}")

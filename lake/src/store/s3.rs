@@ -25,7 +25,7 @@ pub(super) async fn open(
 ) -> Result<(Arc<dyn ObjectStore>, Url), LakeError> {
     let failed = |source| LakeError::Bucket { bucket: bucket.to_owned(), source };
     let config = aws::sdk_config().await;
-    let endpoint = aws::s3_endpoint(&config);
+    let endpoint = aws::endpoint(&config, "S3");
     let region = match (config.region(), &endpoint) {
         (Some(region), _) => region.as_ref().to_owned(),
         (None, Some(_)) => ENDPOINT_REGION.to_owned(),

@@ -19,6 +19,7 @@ mod files;
 mod provider;
 mod shop;
 mod stats;
+mod upload;
 mod writer;
 
 use std::collections::{BTreeSet, HashMap};

@@ -16,7 +16,6 @@ use arrow::datatypes::{Date32Type, SchemaRef};
 use clickmill_schemas::Date;
 use clickmill_schemas::tables::{PARTITION_COLUMN, TableSpec};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
-use object_store::buffered::BufWriter;
 use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -25,6 +24,7 @@ use uuid::Uuid;
 
 use super::files::DataFile;
 use super::stats::Collector;
+use super::upload::FileUpload;
 use crate::{Lake, LakeError, schema};
 
 /// A file that reached this size is closed and a new one begun.
@@ -67,7 +67,7 @@ pub enum Sorted {
 
 struct OpenFile {
     path: String,
-    writer: AsyncArrowWriter<BufWriter>,
+    writer: AsyncArrowWriter<FileUpload>,
     stats: Collector,
 }
 
@@ -196,7 +196,7 @@ impl PartitionWriter {
             None => name,
         };
         let location = object_store::path::Path::from(format!("tables/{}/{path}", self.spec.name));
-        let sink = BufWriter::new(Arc::clone(self.lake.store()), location);
+        let sink = FileUpload::new(self.lake.store(), location);
         let properties = Some(self.properties.clone());
         let writer = AsyncArrowWriter::try_new(sink, Arc::clone(&self.file_schema), properties)
             .map_err(|source| self.failed(dt, source))?;

@@ -6,7 +6,7 @@ use aws_sdk_firehose::types::{
 };
 use aws_sdk_kinesis::types::{RecordDistributionStrategy, StreamMode, StreamStatus};
 
-use super::{Conversion, FirehoseFacts, Source, StreamFacts};
+use super::{Conversion, FirehoseFacts, GlueTable, Source, StreamFacts};
 
 /// What Firehose does where nothing is said. Source: Firehose API Reference, BufferingHints.
 const DEFAULT_BUFFER_MIB: i32 = 5;
@@ -128,9 +128,14 @@ fn conversion(configured: &DataFormatConversionConfiguration) -> Option<Conversi
     }
     let schema = configured.schema_configuration()?;
     let serializer = configured.output_format_configuration().and_then(|one| one.serializer());
-    let name = |text: Option<&str>| text.unwrap_or("?").to_owned();
     Some(Conversion {
-        table: format!("{}.{}", name(schema.database_name()), name(schema.table_name())),
+        table: GlueTable {
+            catalog: schema.catalog_id().map(str::to_owned),
+            region: schema.region().map(str::to_owned),
+            database: schema.database_name().unwrap_or_default().to_owned(),
+            name: schema.table_name().unwrap_or_default().to_owned(),
+            version: schema.version_id().filter(|id| *id != "LATEST").map(str::to_owned),
+        },
         to_parquet: serializer.is_none_or(|one| one.orc_ser_de().is_none()),
         columns: None,
     })

@@ -1,7 +1,9 @@
 //! Rules for a delivery stream.
 
+use super::glue::GlueTable;
+use super::schema::schema;
 use super::{Finding, Findings, Rate, Severity};
-use crate::firehose::{RawLocation, is_wire_key};
+use crate::firehose::RawLocation;
 
 /// A file smaller than this costs more to open than to read: the usual advice for Athena
 /// and Spark is 128 MB; below this it shows.
@@ -10,17 +12,6 @@ const SMALL_FILE: f64 = 8.0 * 1_048_576.0;
 const GZIP_RATIO: f64 = 6.0;
 /// The longest that Firehose buffers. Source: Firehose API Reference, BufferingHints.
 const MAX_BUFFER_SECONDS: u32 = 900;
-/// Keys without which there is no event.
-const REQUIRED: &[&str] =
-    &["event_id", "event_name", "source_protocol", "app_id", "event_ts", "received_ts"];
-/// Keys without which the audit is blind.
-const LINEAGE: &[&str] = &["collector_id", "wal_seq"];
-/// Keys that most events carry something in.
-const CARRIED: &[&str] =
-    &["properties", "context", "items", "anonymous_id", "user_id", "page_url", "user_agent"];
-/// Amounts.
-const MONEY: &[&str] = &["revenue", "total", "tax", "shipping", "discount"];
-
 /// A delivery stream, as described.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirehoseFacts {
@@ -66,8 +57,8 @@ pub enum Source {
 /// Format conversion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conversion {
-    /// `database.table` in the Glue Data Catalog.
-    pub table: String,
+    /// Its schema, in the Glue Data Catalog.
+    pub table: GlueTable,
     /// Parquet; else ORC.
     pub to_parquet: bool,
     /// The table's columns, where they are known.
@@ -207,78 +198,6 @@ fn buffering(facts: &FirehoseFacts, rate: Option<Rate>, found: &mut Findings) {
     }
 }
 
-fn schema(conversion: &Conversion, found: &mut Findings) {
-    if !conversion.to_parquet {
-        let text = "it converts to ORC, which `etl run` does not read".to_owned();
-        return found.add("format", Severity::Loss, text, "convert to Parquet, or not at all");
-    }
-    let table = &conversion.table;
-    let Some(columns) = &conversion.columns else {
-        let text = format!(
-            "it converts to Parquet by the Glue table {table}, whose columns are not known here"
-        );
-        let fix = "aws glue get-table --database-name D --name T > table.json, and give --glue-table table.json";
-        return found.add("schema", Severity::Warning, text, fix);
-    };
-    let has = |name: &&&str| columns.iter().any(|column| column.name.eq_ignore_ascii_case(name));
-    let missing = |keys: &[&'static str]| -> Vec<&'static str> {
-        keys.iter().filter(|key| !has(key)).copied().collect()
-    };
-    let mut sound = true;
-    let mut add = |severity, text: String, fix: &str| {
-        sound = false;
-        found.add("schema", severity, text, fix);
-    };
-    let required = missing(REQUIRED);
-    if !required.is_empty() {
-        let text = format!(
-            "{table} has no {}: conversion drops them, and without them there is no event",
-            required.join(", ")
-        );
-        add(Severity::Loss, text, "add these columns, or map others to them under [raw.columns]");
-    }
-    let carried = missing(CARRIED);
-    if !carried.is_empty() {
-        let text = format!(
-            "{table} has no {}: conversion drops what events carry there",
-            carried.join(", ")
-        );
-        add(
-            Severity::Loss,
-            text,
-            "add these columns (string; items as array<struct<...>> or string)",
-        );
-    }
-    let lineage = missing(LINEAGE);
-    if !lineage.is_empty() {
-        let text =
-            format!("{table} has no {}: the audit cannot tell what is missing", lineage.join(", "));
-        add(Severity::Warning, text, "add collector_id string, wal_seq bigint");
-    }
-    for column in columns {
-        let (name, hive) = (column.name.as_str(), column.hive_type.to_ascii_lowercase());
-        if MONEY.contains(&name) && matches!(hive.as_str(), "double" | "float") {
-            let text = format!(
-                "{table}.{name} is {hive}: amounts that it cannot hold exactly are rejected"
-            );
-            add(Severity::Warning, text, "make it decimal(18,4)");
-        }
-        if !is_wire_key(name) {
-            let text =
-                format!("{table}.{name} is no key of an event: its values go into properties");
-            add(
-                Severity::Note,
-                text,
-                "map it under [raw.columns] where it is one of ours by another name",
-            );
-        }
-    }
-    if sound {
-        found
-            .ok("schema", format!("it converts to Parquet by {table}, which has what events need"));
-    }
-}
-
 fn is_read(facts: &FirehoseFacts, bucket: &str, raw: &[RawLocation], found: &mut Findings) {
     let in_bucket = |one: &&RawLocation| {
         let rest = one.location.strip_prefix("s3://").unwrap_or_default();
@@ -381,43 +300,6 @@ mod tests {
         assert!(
             unknown.iter().any(|one| one.rule == "buffering" && one.severity == Severity::Warning)
         );
-    }
-
-    fn converted(columns: Option<&[(&str, &str)]>, to_parquet: bool) -> FirehoseFacts {
-        let column = |(name, hive): &(&str, &str)| GlueColumn {
-            name: (*name).to_owned(),
-            hive_type: (*hive).to_owned(),
-        };
-        let columns = columns.map(|columns| columns.iter().map(column).collect());
-        let conversion = Some(Conversion { table: "shop.clicks".to_owned(), to_parquet, columns });
-        FirehoseFacts { conversion, ..facts() }
-    }
-
-    #[test]
-    fn conversion_by_another_schema_is_told_with_what_it_drops() {
-        let all: Vec<(&str, &str)> = [REQUIRED, LINEAGE, CARRIED]
-            .concat()
-            .into_iter()
-            .map(|name| (name, "string"))
-            .collect();
-        assert_eq!(severity(&converted(Some(&all), true), "schema"), Some(Severity::Ok));
-        for (left_out, expected) in [
-            ("event_id", Severity::Loss),
-            ("properties", Severity::Loss),
-            ("wal_seq", Severity::Warning),
-        ] {
-            let fewer: Vec<_> = all.iter().filter(|(name, _)| *name != left_out).copied().collect();
-            let found = firehose_findings(&converted(Some(&fewer), true), RATE, &[]);
-            let told = found.iter().find(|one| one.rule == "schema").expect("told");
-            assert_eq!(told.severity, expected, "{left_out}");
-            assert!(told.text.contains(left_out), "{}", told.text);
-        }
-        let floats = [all.clone(), vec![("total", "double")]].concat();
-        assert_eq!(severity(&converted(Some(&floats), true), "schema"), Some(Severity::Warning));
-        let other = [all.clone(), vec![("shelf", "string")]].concat();
-        assert_eq!(severity(&converted(Some(&other), true), "schema"), Some(Severity::Note));
-        assert_eq!(severity(&converted(None, true), "schema"), Some(Severity::Warning));
-        assert_eq!(severity(&converted(Some(&all), false), "format"), Some(Severity::Loss));
     }
 
     #[test]

@@ -2,24 +2,26 @@
 //! judged before they do.
 //!
 //! Rules are pure functions over described values ([`StreamFacts`],
-//! [`FirehoseFacts`], [`LakeFacts`]); only [`describe`] and [`probe`] ask servers.
+//! [`FirehoseFacts`], [`LakeFacts`]); only [`describe`], [`glue_table_columns`] and [`probe`] ask servers.
 //! A finding says what is wrong and how it is put right.
 //!
 //! # Limits
-//! A Glue table's columns are compared where they are given: `doctor` does not ask
-//! Glue. The rate is the caller's, or measured from what the lake's commits landed.
+//! The rate is the caller's, or measured from what the lake's commits landed.
 
 mod describe;
 mod firehose;
+mod glue;
 mod lake;
+mod schema;
 mod stream;
 
 use serde::Serialize;
 
 pub use describe::{DescribeError, firehose_facts, stream_facts};
 pub use firehose::{Conversion, FirehoseFacts, GlueColumn, Source, firehose_findings};
+pub use glue::{GlueTable, glue_columns, glue_table_columns};
 pub use lake::{LakeFacts, Landed, lake_findings, landed, probe};
-pub use stream::{StreamFacts, stream_findings};
+pub use stream::{Reading, StreamFacts, stream_findings};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

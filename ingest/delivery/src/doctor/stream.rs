@@ -6,6 +6,10 @@ use super::{Finding, Findings, Rate, Severity};
 pub const SHARD_BYTES: f64 = 1_048_576.0;
 /// Records that a shard takes in a second. Source: as above.
 pub const SHARD_RECORDS: f64 = 1_000.0;
+/// Bytes that a shard gives in a second to all who poll it. Source: as above.
+pub const SHARD_READ_BYTES: f64 = 2_097_152.0;
+/// GetRecords that a shard answers in a second. Source: as above.
+pub const SHARD_READS: u32 = 5;
 /// Above this part of what the shards take, a peak or an uneven key throttles.
 const COMFORTABLE: f64 = 0.7;
 /// What survives a weekend: from Friday evening to Monday morning, and some hours to catch up.
@@ -30,15 +34,23 @@ pub struct StreamFacts {
     pub max_record_kib: Option<u32>,
 }
 
-/// Judges a stream. `every_hours`: how often it is read at the latest; `age_hours`: how
-/// long ago it was last read, where the lake says so; `max_record_bytes`: what the
-/// collectors are set to send.
+/// How a stream is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Reading {
+    /// How often at the latest, in hours.
+    pub every_hours: Option<f64>,
+    /// How long ago it was last read, in hours, where the lake says so.
+    pub age_hours: Option<f64>,
+    /// Applications that poll it, `deliver` among them; `None` where nobody knows of any.
+    pub pollers: Option<u32>,
+}
+
+/// Judges a stream. `max_record_bytes`: what the collectors are set to send.
 #[must_use]
 pub fn stream_findings(
     facts: &StreamFacts,
     rate: Option<Rate>,
-    every_hours: Option<f64>,
-    age_hours: Option<f64>,
+    reading: Reading,
     max_record_bytes: Option<u64>,
 ) -> Vec<Finding> {
     let mut found = Findings::of(format!("kinesis {}", facts.name));
@@ -51,8 +63,9 @@ pub fn stream_findings(
             "wait until it is; a stream that is being deleted loses what it holds",
         );
     }
-    retention(facts, every_hours, age_hours, &mut found);
+    retention(facts, reading, &mut found);
     shards(facts, rate, &mut found);
+    readers(facts, rate, reading.pollers, &mut found);
     if facts.distributes_by_itself {
         found.add(
             "distribution",
@@ -81,12 +94,8 @@ pub fn stream_findings(
     found.all
 }
 
-fn retention(
-    facts: &StreamFacts,
-    every_hours: Option<f64>,
-    age_hours: Option<f64>,
-    found: &mut Findings,
-) {
+fn retention(facts: &StreamFacts, reading: Reading, found: &mut Findings) {
+    let Reading { every_hours, age_hours, .. } = reading;
     const LONGER: &str = "aws kinesis increase-stream-retention-period --retention-period-hours 168, \
                           and run `clickmill deliver` without --once";
     let kept = f64::from(facts.retention_hours);
@@ -172,6 +181,44 @@ fn shards(facts: &StreamFacts, rate: Option<Rate>, found: &mut Findings) {
     }
 }
 
+/// All that poll a shard share what it gives.
+fn readers(facts: &StreamFacts, rate: Option<Rate>, pollers: Option<u32>, found: &mut Findings) {
+    const APART: &str = "give one of them records of its own by enhanced fan-out, `clickmill deliver \
+                         --retrieval-mode fan_out=CONSUMER` (docs/deliver.md has its price), or add shards";
+    let Some(pollers) = pollers else { return };
+    if pollers > SHARD_READS {
+        let text = format!(
+            "{pollers} applications poll it, and a shard answers {SHARD_READS} requests a second"
+        );
+        return found.add("readers", Severity::Warning, text, APART);
+    }
+    let Some(rate) = rate else {
+        if pollers > 1 {
+            let text =
+                format!("{pollers} applications share 2 MB/s of each shard; the rate is not known");
+            found.add(
+                "readers",
+                Severity::Note,
+                text,
+                "give --events-per-second to have it judged",
+            );
+        }
+        return;
+    };
+    let shard = rate.bytes() / f64::from(facts.open_shards.max(1));
+    let load = shard * f64::from(pollers) / SHARD_READ_BYTES;
+    let text = format!(
+        "{pollers} applications poll it: {:.0}% of the 2 MB/s that a shard gives to all of them",
+        load * 100.0
+    );
+    if load > COMFORTABLE && pollers > 1 {
+        let text = format!("{text}; after an outage they catch up slowly, or never");
+        found.add("readers", Severity::Warning, text, APART);
+    } else {
+        found.ok("readers", text);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +240,8 @@ mod tests {
     }
 
     fn judged(facts: &StreamFacts) -> Vec<Finding> {
-        stream_findings(facts, Some(Rate { events: 100.0, event_bytes: 1_000.0 }), None, None, None)
+        let rate = Rate { events: 100.0, event_bytes: 1_000.0 };
+        stream_findings(facts, Some(rate), Reading::default(), None)
     }
 
     #[test]
@@ -206,7 +254,8 @@ mod tests {
     fn retention_is_held_against_the_schedule() {
         let of = |retention_hours, every| {
             let facts = StreamFacts { retention_hours, ..stream() };
-            severity(&stream_findings(&facts, None, every, None, None), "retention")
+            let reading = Reading { every_hours: every, ..Reading::default() };
+            severity(&stream_findings(&facts, None, reading, None), "retention")
         };
         assert_eq!(of(24, Some(24.0)), Some(Severity::Loss));
         assert_eq!(of(24, Some(23.9)), Some(Severity::Warning));
@@ -220,7 +269,10 @@ mod tests {
 
     #[test]
     fn a_reader_that_falls_behind_is_told_before_the_stream_trims() {
-        let of = |age| severity(&stream_findings(&stream(), None, None, Some(age), None), "lag");
+        let of = |age| {
+            let reading = Reading { age_hours: Some(age), ..Reading::default() };
+            severity(&stream_findings(&stream(), None, reading, None), "lag")
+        };
         assert_eq!(of(100.0), None);
         assert_eq!(of(118.0), Some(Severity::Warning));
         assert_eq!(of(168.0), Some(Severity::Loss));
@@ -231,7 +283,7 @@ mod tests {
         let of = |events, on_demand| {
             let facts = StreamFacts { on_demand, ..stream() };
             let rate = Rate { events, event_bytes: 1_048.576 };
-            severity(&stream_findings(&facts, Some(rate), None, None, None), "shards")
+            severity(&stream_findings(&facts, Some(rate), Reading::default(), None), "shards")
         };
         assert_eq!(of(2_799.0, false), Some(Severity::Ok));
         assert_eq!(of(2_801.0, false), Some(Severity::Warning));
@@ -239,14 +291,13 @@ mod tests {
         assert_eq!(of(4_001.0, false), Some(Severity::Loss));
         assert_eq!(of(4_001.0, true), Some(Severity::Ok));
         assert_eq!(
-            severity(&stream_findings(&stream(), None, None, None, None), "shards"),
+            severity(&stream_findings(&stream(), None, Reading::default(), None), "shards"),
             Some(Severity::Note)
         );
         let found = stream_findings(
             &stream(),
             Some(Rate { events: 9_000.0, event_bytes: 1_048.576 }),
-            None,
-            None,
+            Reading::default(),
             None,
         );
         let shards = found.iter().find(|one| one.rule == "shards").expect("judged");
@@ -255,11 +306,30 @@ mod tests {
     }
 
     #[test]
+    fn applications_that_poll_share_what_a_shard_gives() {
+        let of = |pollers, events: Option<f64>| {
+            let rate = events.map(|events| Rate { events, event_bytes: 1_048.576 });
+            let reading = Reading { pollers, ..Reading::default() };
+            severity(&stream_findings(&stream(), rate, reading, None), "readers")
+        };
+        assert_eq!(of(None, Some(4_000.0)), None);
+        // Four shards give 8,000 such events a second, 5,600 of them in comfort.
+        assert_eq!(of(Some(1), Some(4_000.0)), Some(Severity::Ok));
+        assert_eq!(of(Some(2), Some(2_799.0)), Some(Severity::Ok));
+        assert_eq!(of(Some(2), Some(2_801.0)), Some(Severity::Warning));
+        assert_eq!(of(Some(5), Some(100.0)), Some(Severity::Ok));
+        assert_eq!(of(Some(6), Some(100.0)), Some(Severity::Warning));
+        assert_eq!(of(Some(2), None), Some(Severity::Note));
+        assert_eq!(of(Some(1), None), None);
+    }
+
+    #[test]
     fn a_stream_that_ignores_keys_or_takes_less_than_is_sent_is_told() {
         let facts = StreamFacts { distributes_by_itself: true, ..stream() };
         assert_eq!(severity(&judged(&facts), "distribution"), Some(Severity::Warning));
         let of = |bytes| {
-            severity(&stream_findings(&stream(), None, None, None, Some(bytes)), "record-size")
+            let found = stream_findings(&stream(), None, Reading::default(), Some(bytes));
+            severity(&found, "record-size")
         };
         assert_eq!(of(1_048_576), None);
         assert_eq!(of(1_048_577), Some(Severity::Loss));

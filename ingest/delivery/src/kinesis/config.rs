@@ -43,6 +43,9 @@ pub struct DeliverSettings {
     /// How workers on one stream share its shards: `lake`, `dynamodb=TABLE` or `none`.
     /// See [`Leases::new`]: [`DeliverConfig::with_settings`] leaves it to the caller.
     pub leases: Option<LeaseSetting>,
+    /// How records come: `polling`, or `fan_out=CONSUMER`.
+    /// See [`Retrieval::new`]: [`DeliverConfig::with_settings`] leaves it to the caller.
+    pub retrieval_mode: Option<RetrievalMode>,
     /// A worker that shows no sign of life for this long loses its shards to others.
     pub lease_seconds: Option<u64>,
 }
@@ -157,6 +160,68 @@ impl Leases {
     }
 }
 
+/// How records come from the stream, as a user writes it, by the KCL's names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RetrievalMode {
+    /// `polling`
+    Polling,
+    /// `fan_out=CONSUMER`
+    FanOut(String),
+}
+
+impl FromStr for RetrievalMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // Source: RegisterStreamConsumer, Kinesis API Reference.
+        let is_name = |name: &&str| {
+            (1..=128).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
+        };
+        match (text, text.strip_prefix("fan_out=").filter(is_name)) {
+            ("polling", _) => Ok(Self::Polling),
+            (_, Some(consumer)) => Ok(Self::FanOut(consumer.to_owned())),
+            _ => Err(format!(
+                "`{text}` is no way to read; give polling or fan_out=CONSUMER, a name of up to 128 \
+                 letters, digits and _.-"
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RetrievalMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// How records come from the stream.
+#[derive(Clone, Debug)]
+pub enum Retrieval {
+    /// By GetRecords: all readers of a shard share 2 MB/s and 5 requests a second.
+    Polling,
+    /// By enhanced fan-out: SubscribeToShard, 2 MB/s a shard for this consumer alone.
+    FanOut {
+        /// Its name; it is registered where it does not exist.
+        consumer: String,
+        /// What the clients of its subscriptions are made of.
+        aws: Box<SdkConfig>,
+    },
+}
+
+impl Retrieval {
+    /// What the mode needs.
+    #[must_use]
+    pub fn new(mode: &RetrievalMode, aws: &SdkConfig) -> Self {
+        match mode {
+            RetrievalMode::Polling => Self::Polling,
+            RetrievalMode::FanOut(consumer) => {
+                Self::FanOut { consumer: consumer.clone(), aws: Box::new(aws.clone()) }
+            }
+        }
+    }
+}
+
 /// One delivery.
 #[derive(Clone, Debug)]
 pub struct DeliverConfig {
@@ -178,6 +243,8 @@ pub struct DeliverConfig {
     pub poll: Duration,
     /// Wait between two looks at the stream's shards.
     pub discover: Duration,
+    /// How records come.
+    pub retrieval: Retrieval,
     /// How workers share the shards.
     pub leases: Leases,
     /// How long a lease lasts.
@@ -261,6 +328,7 @@ impl DeliverConfig {
             page_records: MAX_PAGE_RECORDS,
             poll: Duration::from_secs(1),
             discover: Duration::from_secs(30),
+            retrieval: Retrieval::Polling,
             leases,
             lease: LeasePolicy { expiry: DEFAULT_LEASE },
             worker: None,
@@ -360,6 +428,22 @@ mod tests {
         assert_eq!(up.with_settings(&settings).lease.expiry, MIN_LEASE);
         for wrong in ["zookeeper", "dynamodb=", "dynamodb", ""] {
             assert!(wrong.parse::<LeaseSetting>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_consumer_has_a_name_that_kinesis_takes() {
+        assert_eq!("polling".parse(), Ok(RetrievalMode::Polling));
+        let settings: DeliverSettings =
+            toml::from_str("retrieval_mode = \"fan_out=clicks-lake_1.a\"").expect("reads");
+        let fan_out = RetrievalMode::FanOut("clicks-lake_1.a".to_owned());
+        assert_eq!(settings.retrieval_mode, Some(fan_out));
+        let (longest, longer) = ("n".repeat(128), "n".repeat(129));
+        assert!(format!("fan_out={longest}").parse::<RetrievalMode>().is_ok());
+        for wrong in
+            ["", "fan_out", "fan_out=", "fan_out=a b", "FAN_OUT=a", &format!("fan_out={longer}")]
+        {
+            assert!(wrong.parse::<RetrievalMode>().is_err(), "{wrong}");
         }
     }
 

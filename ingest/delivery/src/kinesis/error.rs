@@ -60,6 +60,36 @@ pub enum DeliverError {
         /// The limit.
         limit: usize,
     },
+    /// The consumer for enhanced fan-out cannot be registered or looked up.
+    #[error("Kinesis refused {operation} of the consumer {consumer} on {stream}: {help}")]
+    ConsumerRefused {
+        /// The API's name of the request.
+        operation: &'static str,
+        /// The consumer's name.
+        consumer: String,
+        /// The stream's name.
+        stream: String,
+        /// What to do about it.
+        help: &'static str,
+        /// Kinesis' word.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// The consumer for enhanced fan-out does not get ready.
+    #[error(
+        "the consumer {consumer} of {stream} is still {status} after {waited:?}: see \
+         `aws kinesis describe-stream-consumer`, and start again once it is ACTIVE or gone"
+    )]
+    ConsumerNotActive {
+        /// The consumer's name.
+        consumer: String,
+        /// The stream's name.
+        stream: String,
+        /// As AWS says it.
+        status: String,
+        /// For how long.
+        waited: Duration,
+    },
     /// An answer of Kinesis lacks what every answer has.
     #[error("Kinesis answered {operation} without {missing}")]
     Incomplete {

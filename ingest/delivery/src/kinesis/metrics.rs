@@ -32,6 +32,12 @@ impl State {
         );
         text.one("clickmill_deliver_read_bytes_total", "counter", "Their bytes.", self.bytes);
         text.one(
+            "clickmill_deliver_subscriptions_total",
+            "counter",
+            "Subscriptions to shards that Kinesis took, renewals among them.",
+            self.subscriptions,
+        );
+        text.one(
             "clickmill_deliver_held_bytes",
             "gauge",
             "Memory of what was read and is not committed yet.",

@@ -25,6 +25,10 @@
 //! is lost: a checkpoint as old as the stream's retention is reported, in the log,
 //! in the report and in the next commit (`possible_loss`).
 //!
+//! # Polling and fan-out
+//! Records are asked for by GetRecords, or pushed to a registered consumer ([`Retrieval`]). That
+//! is one place, [`feed`]: checkpoints, leases, cuts and rejects know nothing of it.
+//!
 //! # Limits
 //! [`MAX_SHARDS`] shards a process. Memory: [`DeliverConfig::memory`], whatever the
 //! number of shards, hours and late records ([`memory`]), and what the process
@@ -33,6 +37,7 @@
 mod config;
 mod decode;
 mod error;
+mod feed;
 mod identity;
 mod lease;
 mod loss;
@@ -53,6 +58,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::StalledStreamProtectionConfig;
 use aws_sdk_kinesis::config::retry::RetryConfig;
 use aws_sdk_kinesis::config::timeout::TimeoutConfig;
 use clickmill_lake::Lake;
@@ -62,7 +68,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::{
     Begin, CutPolicy, DEFAULT_TARGET, DeliverConfig, DeliverSettings, Gathered, LeaseSetting,
-    Leases, MAX_PAGE_RECORDS, MIN_POLL, RetryPolicy, Until,
+    Leases, MAX_PAGE_RECORDS, MIN_POLL, Retrieval, RetrievalMode, RetryPolicy, Until,
 };
 pub use error::DeliverError;
 pub use identity::WorkerName;
@@ -105,15 +111,24 @@ pub struct DeliverReport {
 /// since ours know what may be repeated.
 #[must_use]
 pub fn client(config: &SdkConfig) -> Client {
+    Client::from_conf(client_config(config).build())
+}
+
+/// A client for subscriptions to shards, with connections of its own. Nobody may read for long,
+/// since memory is full: that is no stalled stream.
+fn subscriber(config: &SdkConfig) -> Client {
+    let stalls = StalledStreamProtectionConfig::disabled();
+    Client::from_conf(client_config(config).stalled_stream_protection(stalls).build())
+}
+
+fn client_config(config: &SdkConfig) -> aws_sdk_kinesis::config::Builder {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT_TIMEOUT)
         .operation_attempt_timeout(REQUEST_TIMEOUT)
         .build();
-    let config = aws_sdk_kinesis::config::Builder::from(config)
+    aws_sdk_kinesis::config::Builder::from(config)
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts)
-        .build();
-    Client::from_conf(config)
 }
 
 /// The client for leases in DynamoDB: without retries of its own, since a look

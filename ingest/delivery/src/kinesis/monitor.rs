@@ -36,6 +36,8 @@ pub struct State {
     pub bytes: u64,
     /// What landed.
     pub landed: BTreeMap<RawKind, Landed>,
+    /// Subscriptions that Kinesis took, renewals among them.
+    pub subscriptions: u64,
     /// Requests that failed and were tried again, by the API's name.
     pub retries: BTreeMap<&'static str, u64>,
     /// Shards with records that may have been trimmed before they were read.
@@ -136,6 +138,11 @@ impl Monitor {
     /// A request failed and will be tried again.
     pub(super) fn retried(&self, operation: &'static str) {
         *self.lock().retries.entry(operation).or_default() += 1;
+    }
+
+    /// A shard was subscribed to.
+    pub(super) fn subscribed(&self) {
+        self.lock().subscriptions += 1;
     }
 
     /// A shard's records may have been trimmed.

@@ -9,12 +9,12 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::primitives::DateTime;
-use aws_sdk_kinesis::types::ShardIteratorType;
 use clickmill_schemas::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{DeliverConfig, MAX_PAGE_RECORDS, MIN_POLL, RetryPolicy};
 use super::error::{DeliverError, Fault};
+use super::feed::Position;
 use super::monitor::Monitor;
 use super::shards::Shard;
 
@@ -25,18 +25,10 @@ const OLDEST_PAGES: u32 = 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stream {
     pub name: String,
+    pub arn: String,
     /// Creation in whole seconds since the epoch: tells a stream from its namesakes.
     pub created: i64,
     pub retention: Duration,
-}
-
-/// Where to start reading.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Start<'a> {
-    Oldest,
-    After(&'a str),
-    /// At the first record that arrived then or later.
-    At(Timestamp),
 }
 
 /// What became of a request.
@@ -84,6 +76,7 @@ impl Reader {
         let hours = u64::try_from(summary.retention_period_hours()).unwrap_or_default();
         Ok(Some(Stream {
             name: self.stream.clone(),
+            arn: summary.stream_arn().to_owned(),
             created: summary.stream_creation_timestamp().secs(),
             retention: Duration::from_secs(hours * 3_600),
         }))
@@ -137,22 +130,19 @@ impl Reader {
     pub async fn iterator(
         &self,
         shard: &str,
-        start: Start<'_>,
+        position: &Position,
     ) -> Result<Option<String>, DeliverError> {
         const OPERATION: &str = "GetShardIterator";
+        let (kind, number, time) = position.parts();
         let call = || {
-            let request =
-                self.client.get_shard_iterator().stream_name(&self.stream).shard_id(shard);
-            match start {
-                Start::Oldest => request.shard_iterator_type(ShardIteratorType::TrimHorizon),
-                Start::After(sequence_number) => request
-                    .shard_iterator_type(ShardIteratorType::AfterSequenceNumber)
-                    .starting_sequence_number(sequence_number),
-                Start::At(time) => request
-                    .shard_iterator_type(ShardIteratorType::AtTimestamp)
-                    .timestamp(DateTime::from_millis(time.micros() / 1_000)),
-            }
-            .send()
+            self.client
+                .get_shard_iterator()
+                .stream_name(&self.stream)
+                .shard_id(shard)
+                .shard_iterator_type(kind.clone())
+                .set_starting_sequence_number(number.clone())
+                .set_timestamp(time)
+                .send()
         };
         let Some(answer) = self.patiently(OPERATION, shard, call).await? else { return Ok(None) };
         match answer.shard_iterator() {
@@ -174,7 +164,7 @@ impl Reader {
     /// Sequence number of the oldest record that the shard still has. The outer
     /// `None` when cancelled, the inner where it has none or shows none.
     pub async fn oldest(&self, shard: &str) -> Result<Option<Option<String>>, DeliverError> {
-        let Some(mut iterator) = self.iterator(shard, Start::Oldest).await? else {
+        let Some(mut iterator) = self.iterator(shard, &Position::Oldest).await? else {
             return Ok(None);
         };
         for _ in 0..OLDEST_PAGES {

@@ -22,9 +22,10 @@ use tokio_util::sync::CancellationToken;
 use super::config::{DeliverConfig, MIN_POLL};
 use super::decode::{self, StreamRecord};
 use super::error::{DeliverError, Fault};
+use super::feed::Position;
 use super::loss::order;
 use super::memory::concurrent_reads;
-use super::reader::{Failure, Outcome, Reader, Start, Stream, arrival};
+use super::reader::{Failure, Outcome, Reader, Stream, arrival};
 use super::shards::Shard;
 
 /// Records of a shard stand in the order of their arrival, but for this much.
@@ -240,9 +241,9 @@ impl Replay<'_> {
     }
 
     async fn iterator(&self, last: Option<&str>) -> Result<Option<String>, DeliverError> {
-        let from = Start::At(self.range.from.saturating_sub(DISORDER));
-        let start = last.map_or(from, Start::After);
-        self.reader.iterator(&self.shard.id, start).await
+        let from = self.range.from.saturating_sub(DISORDER);
+        let position = Position::after(last, Some(from));
+        self.reader.iterator(&self.shard.id, &position).await
     }
 
     /// How far the delivery has come in the shard.

@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::{DeliverConfig, Leases};
 use super::error::DeliverError;
+use super::feed::Position;
 use super::lease::View;
-use super::reader::{Outcome, Reader, Start};
+use super::reader::{Outcome, Reader};
 use super::shards::readable;
 use super::supervisor::lease_table;
 
@@ -175,12 +176,8 @@ async fn lag(
     position: Option<&str>,
     from: Option<Timestamp>,
 ) -> Result<Option<i64>, DeliverError> {
-    let start = match (position, from) {
-        (Some(position), _) => Start::After(position),
-        (None, Some(time)) => Start::At(time),
-        (None, None) => Start::Oldest,
-    };
-    let Some(iterator) = reader.iterator(shard, start).await? else { return Ok(None) };
+    let position = Position::after(position, from);
+    let Some(iterator) = reader.iterator(shard, &position).await? else { return Ok(None) };
     match reader.records(&iterator, 1).await {
         Outcome::Done(page) => Ok(page.millis_behind_latest()),
         Outcome::Failed(fault, source) => {

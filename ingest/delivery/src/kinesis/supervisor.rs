@@ -20,8 +20,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::config::{DeliverConfig, Leases, Until};
+use super::config::{DeliverConfig, Leases, Retrieval, Until};
 use super::error::DeliverError;
+use super::feed::Mode;
+use super::feed::consumer::Consumer;
 use super::lease::dynamodb::DynamoDbTable;
 use super::lease::lake::LakeTable;
 use super::lease::plan::{Pulses, Situation, Taking, decide};
@@ -57,7 +59,7 @@ pub(super) struct Supervisor<'a> {
     reader: Reader,
     /// Still good then.
     describer: &'a Reader,
-    reads: Arc<Semaphore>,
+    mode: Mode,
     memory: Arc<Memory>,
     monitor: Arc<Monitor>,
     report: &'a mut DeliverReport,
@@ -123,14 +125,25 @@ impl<'a> Supervisor<'a> {
         let me = config.worker.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let table = lease_table(&config.leases, lake, &stream, &me);
         let now = Instant::now();
+        let reader = Reader { cancel: describer.cancel.child_token(), ..describer.clone() };
+        let mode = match &config.retrieval {
+            Retrieval::Polling => Mode::Polling {
+                reads: Arc::new(Semaphore::new(concurrent_reads(config.memory))),
+                page_records: config.page_records,
+            },
+            Retrieval::FanOut { consumer, aws } => {
+                let consumer = Consumer::new(consumer, aws, config.memory, &reader, &stream);
+                Mode::FanOut(Arc::new(consumer))
+            }
+        };
         Self {
             config,
             lake,
             stream,
             from,
-            reader: Reader { cancel: describer.cancel.child_token(), ..describer.clone() },
+            reader,
             describer,
-            reads: Arc::new(Semaphore::new(concurrent_reads(config.memory))),
+            mode,
             memory: Arc::new(Memory::new(config.memory)),
             monitor: Arc::clone(&describer.monitor),
             report,
@@ -155,6 +168,10 @@ impl<'a> Supervisor<'a> {
     /// everything that was read is committed and the leases are free.
     pub async fn run(mut self) -> Result<Ended, DeliverError> {
         tracing::info!(stream = self.stream.name, worker = self.me, "delivering");
+        // What denies a consumer is said before anything is taken.
+        if let Mode::FanOut(consumer) = &self.mode {
+            consumer.arn().await?;
+        }
         let outcome = self.supervise().await;
         // Whatever the reason: the shards commit what they hold before this returns.
         self.reader.cancel.cancel();
@@ -500,7 +517,7 @@ impl<'a> Supervisor<'a> {
             stream: self.stream.clone(),
             shard,
             from: self.from,
-            reads: Arc::clone(&self.reads),
+            mode: self.mode.clone(),
             memory: Arc::clone(&self.memory),
             monitor: Arc::clone(&self.monitor),
             report: DeliverReport::default(),

@@ -3,19 +3,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use clickmill_lake::landing::{Chain, NewCommit, PossibleLoss, Source};
 use clickmill_lake::raw::{RawKind, RawWriter};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
-use tokio::sync::Semaphore;
 
 use super::config::{DeliverConfig, Gathered, MIN_POLL, Until};
 use super::decode::{self, StreamRecord};
 use super::error::{DeliverError, Fault};
+use super::feed::{Failed, Feed, Mode, Page, Position, Step, Tip};
 use super::memory::Memory;
 use super::monitor::Monitor;
-use super::reader::{Failure, Outcome, Reader, Start, Stream, arrival};
+use super::reader::{Failure, Reader, Stream, arrival};
 use super::shards::Shard;
 use super::{DeliverReport, loss};
 
@@ -39,8 +38,8 @@ pub(super) struct Worker {
     pub shard: Shard,
     /// Where to start without a checkpoint; `None`: at the oldest record.
     pub from: Option<Timestamp>,
-    /// Bounds the GetRecords in flight, and so the memory that their answers take.
-    pub reads: Arc<Semaphore>,
+    /// How its records come.
+    pub mode: Mode,
     /// Bounds what all shards hold uncommitted.
     pub memory: Arc<Memory>,
     pub monitor: Arc<Monitor>,
@@ -61,20 +60,6 @@ struct Pending {
     first_read: Instant,
     last_read: Instant,
     loss: Option<PossibleLoss>,
-}
-
-/// What a request for records came to.
-enum Step {
-    Page {
-        /// `None`: the shard is closed, and that was all.
-        next: Option<String>,
-        behind: Option<i64>,
-        /// Arrival of its last record; `None` where it has none.
-        newest: Option<Timestamp>,
-    },
-    Expired,
-    Failed(Fault, Box<dyn std::error::Error + Send + Sync>),
-    Cancelled,
 }
 
 impl Worker {
@@ -134,12 +119,10 @@ impl Worker {
         let mut pending = self.pending(&chain);
         let Some(loss) = self.check_for_loss(&chain).await? else { return Ok(End::Cancelled) };
         pending.loss = loss;
-        let start = self.start(chain.position());
-        let Some(mut iterator) = self.reader.iterator(&self.shard.id, start).await? else {
-            return Ok(End::Cancelled);
-        };
+        let position = Position::after(chain.position(), self.from);
+        let mut feed = Feed::new(&self.mode, &self.reader, &self.stream, &self.shard, position);
         let (mut attempt, mut began) = (0, Instant::now());
-        let mut tip: Option<Timestamp> = None;
+        let mut tip = Tip::default();
         loop {
             if self.memory.is_told(&self.shard.id) || self.is_due(&pending) {
                 pending = self.land_and_go_on(&mut chain, pending).await?;
@@ -152,28 +135,15 @@ impl Worker {
                 }
                 continue;
             }
-            let asked = Instant::now();
-            let (next, behind, newest) = match self.read(&iterator, &mut pending).await? {
-                Step::Page { next, behind, newest } => (next, behind, newest),
-                Step::Expired => {
-                    let read = pending.last.as_deref().or(chain.position());
-                    let fresh = self.reader.iterator(&self.shard.id, self.start(read)).await?;
-                    if let Some(fresh) = fresh
-                        && self.reader.pause(MIN_POLL.saturating_sub(asked.elapsed())).await
-                    {
-                        iterator = fresh;
-                        continue;
-                    }
-                    self.land(&mut chain, pending, Closing::No).await?;
-                    return Ok(End::Cancelled);
-                }
-                Step::Failed(fault, source) => {
+            let page = match feed.next(self.config.poll).await? {
+                Step::Page(page) => page,
+                Step::Nothing => continue,
+                Step::Failed(Failed { operation, fault, source }) => {
                     if attempt == 0 {
                         began = Instant::now();
                     }
                     attempt += 1;
-                    let failure =
-                        Failure { operation: "GetRecords", subject: &self.shard.id, fault, source };
+                    let failure = Failure { operation, subject: &self.shard.id, fault, source };
                     // What is held may become due meanwhile, so the wait is in this loop.
                     if !self.reader.back_off(failure, attempt, began).await? {
                         self.land(&mut chain, pending, Closing::No).await?;
@@ -187,85 +157,25 @@ impl Worker {
                 }
             };
             attempt = 0;
-            let Some(next) = next else {
+            self.take(&mut pending, &page).await?;
+            if page.is_last {
                 self.land(&mut chain, pending, Closing::Yes).await?;
                 return Ok(End::Drained);
-            };
-            iterator = next;
-            // Lag counts whole milliseconds: a page can end at 0 amid records of one
-            // millisecond. An empty page, or one that goes past it, shows that all were read.
-            let at_tip = behind == Some(0);
-            let past_tip = newest.is_none_or(|newest| tip.is_some_and(|tip| newest > tip));
-            let caught_up = at_tip && past_tip;
-            tip = tip.or(newest).filter(|_| at_tip);
+            }
+            let caught_up = tip.is_reached(&page);
+            drop(page);
             if caught_up && self.config.until == Until::CaughtUp && !self.shard.closed {
                 self.land(&mut chain, pending, Closing::No).await?;
                 return Ok(End::CaughtUp);
             }
-            if self.is_due(&pending) {
-                pending = self.land_and_go_on(&mut chain, pending).await?;
-            }
-            // The quota counts calls, whatever they bring.
-            let poll = if caught_up { self.config.poll } else { MIN_POLL };
-            if !self.reader.pause(poll.saturating_sub(asked.elapsed())).await {
-                self.land(&mut chain, pending, Closing::No).await?;
-                return Ok(End::Cancelled);
-            }
+            feed.rest(if caught_up { self.config.poll } else { MIN_POLL });
         }
     }
 
-    /// Where to go on after what was read. Without that a child starts where the whole
-    /// delivery began, too: what it has is younger than its parents' records, or as old.
-    fn start<'p>(&self, read: Option<&'p str>) -> Start<'p> {
-        match (read, self.from) {
-            (Some(position), _) => Start::After(position),
-            (None, Some(time)) => Start::At(time),
-            (None, None) => Start::Oldest,
-        }
-    }
-
-    /// Asks for a page and takes in what it brings. The page is gone when this returns.
-    async fn read(&mut self, iterator: &str, pending: &mut Pending) -> Result<Step, DeliverError> {
-        // Never closed, so this waits and nothing else. Held until the page is gone.
-        let reads = Arc::clone(&self.reads);
-        let asking = async {
-            let permit = reads.acquire().await;
-            (self.reader.records(iterator, self.config.page_records).await, permit)
-        };
-        let (answer, _permit) = tokio::select! {
-            () = self.reader.cancel.cancelled() => return Ok(Step::Cancelled),
-            answer = asking => answer,
-        };
-        match answer {
-            Outcome::Done(page) => {
-                self.take(pending, &page).await?;
-                let last = page.records().last();
-                Ok(Step::Page {
-                    next: page.next_shard_iterator().map(str::to_owned),
-                    behind: page.millis_behind_latest(),
-                    newest: last.map(|last| arrival(last.approximate_arrival_timestamp())),
-                })
-            }
-            Outcome::Failed(Fault::Expired, _) => Ok(Step::Expired),
-            Outcome::Failed(Fault::Gone, _) => {
-                Err(DeliverError::NoStream { stream: self.stream.name.clone() })
-            }
-            Outcome::Failed(Fault::Refused, source) => {
-                let (operation, subject) = ("GetRecords", self.shard.id.clone());
-                Err(DeliverError::Refused { operation, subject, source })
-            }
-            Outcome::Failed(fault, source) => Ok(Step::Failed(fault, source)),
-        }
-    }
-
-    async fn take(
-        &mut self,
-        pending: &mut Pending,
-        page: &GetRecordsOutput,
-    ) -> Result<(), DeliverError> {
+    async fn take(&mut self, pending: &mut Pending, page: &Page) -> Result<(), DeliverError> {
         let now = Instant::now();
         let mut bytes = 0;
-        for record in page.records() {
+        for record in &page.records {
             let record = StreamRecord {
                 stream: &self.stream.name,
                 shard_id: &self.shard.id,
@@ -286,8 +196,7 @@ impl Worker {
             pending.first.get_or_insert_with(|| record.sequence_number.to_owned());
             pending.last = Some(record.sequence_number.to_owned());
         }
-        let (records, behind) = (page.records().len() as u64, page.millis_behind_latest());
-        self.monitor.read(&self.shard.id, records, bytes, behind);
+        self.monitor.read(&self.shard.id, page.records.len() as u64, bytes, page.behind);
         if pending.lines > 0 {
             self.memory.hold(&self.shard.id, pending.writer.memory(), pending.first_read);
             self.monitor.holds(self.memory.held());
