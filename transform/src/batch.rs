@@ -127,13 +127,12 @@ impl Batch {
         self.touched_days.extend(days);
     }
 
-    /// True where it has other rates than the one before it.
+    /// True where it has other rates than the one before it, or none any more.
     fn has_new_rates(&self, previous: Option<&Self>) -> bool {
         let of = |batch: &Self| {
             batch.rates.as_ref().map(|rates| (rates.reporting.clone(), rates.sha256.clone()))
         };
-        let rates = of(self);
-        rates.is_some() && self.targets.contains("currency_rates") && rates != previous.and_then(of)
+        self.targets.contains("currency_rates") && of(self) != previous.and_then(of)
     }
 
     /// True where it takes in nothing and leaves no table behind.
