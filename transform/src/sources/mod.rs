@@ -38,6 +38,7 @@ mod cast;
 mod changes;
 mod columns;
 mod csv_rows;
+mod datasets;
 mod dms;
 mod dms_config;
 mod dynamodb;
