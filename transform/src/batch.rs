@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::currency::{self, Rates};
+use crate::record;
 use crate::run::{DailyJobs, RunOptions};
 use crate::shop::{self, ShopJob};
 use crate::sources::coverage::Coverage;
@@ -278,6 +279,8 @@ pub async fn plan(
                 batch.exports.push(export);
             }
         }
+        let lost = record::lost(lake, previous, &mut notices).await?;
+        batch.exports.splice(0..0, lost);
         notices.extend(watch::notices(&batch, sources));
     }
     let taken = previous.and_then(|previous| previous.rates.as_ref());

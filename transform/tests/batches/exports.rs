@@ -1,4 +1,4 @@
-//! Exports in any order, repeated and late.
+//! Exports in any order, repeated, late, or without a record of what they said.
 
 use crate::support::history::item;
 use crate::support::shop::Shop;
@@ -201,4 +201,61 @@ async fn a_day_shows_the_catalog_as_of_its_end_and_a_new_export_leaves_older_day
         shop.files("product_daily", "2026-03-02").await,
     );
     assert_eq!(now, old);
+}
+
+#[tokio::test]
+async fn a_lake_without_a_record_of_its_exports_makes_one_out_of_the_exports_that_it_took() {
+    let orders = |total: &str| orders_csv(&[("o1", "2026-03-09T09:00:00Z", total)]);
+    let (kept, lost) = (Shop::new().await, Shop::new().await);
+    for shop in [&kept, &lost] {
+        // Said on the 12th and again on the 14th; the lines change in between.
+        shop.export("orders", "20260312T000000", &orders("30"));
+        shop.export("order_items", "20260312T000000", &items_csv(&[("o1", 1, "p1", 3)]));
+        shop.run().await;
+        shop.export("orders", "20260314T000000", &orders("30"));
+        let items = items_csv(&[("o1", 1, "p1", 1), ("o1", 2, "p2", 1)]);
+        shop.export("order_items", "20260314T000000", &items);
+        shop.run().await;
+    }
+    let before = kept.everything().await;
+    lost.forget("source_keys");
+    // Nothing is new, and the run mends the record; what is in the tables stays in its files.
+    let versions = lost.versions().await;
+    let report = lost.run().await;
+    assert_eq!(report.batches.len(), 1);
+    assert_eq!(lost.versions().await, versions);
+    let said = report.notices.iter().any(|notice| notice.subject == "source_keys");
+    assert!(said, "{:?}", report.notices);
+    assert!(lost.run().await.batches.is_empty(), "once is enough");
+    assert_eq!(lost.everything().await, before);
+    // An export of the 13th loses to what was said on the 14th.
+    for shop in [&kept, &lost] {
+        shop.export("orders", "20260313T000000", &orders("99"));
+        shop.export("order_items", "20260313T000000", &items_csv(&[("o1", 3, "p3", 9)]));
+        shop.run().await;
+    }
+    assert_eq!(lost.sql("SELECT total FROM orders").await, ["30.0000"]);
+    assert_eq!(lost.sql("SELECT line, quantity FROM order_items").await, ["1|1", "2|1"]);
+    assert_eq!(lost.everything().await, kept.everything().await);
+}
+
+#[tokio::test]
+async fn without_the_exports_that_it_took_a_lake_without_a_record_is_left_alone() {
+    let shop = Shop::new().await;
+    shop.export("orders", "20260312T000000", &orders_csv(&[("o1", "2026-03-09T09:00:00Z", "30")]));
+    shop.run().await;
+    shop.forget("source_keys");
+    let export = shop.take_away("orders-20260312T000000.csv");
+    let before = shop.versions().await;
+    let error = shop.run_on(&shop.lake).await.expect_err("a file is gone").to_string();
+    assert!(
+        error.contains("orders-20260312T000000.csv") && error.contains("Put it back"),
+        "{error}"
+    );
+    assert_eq!(shop.versions().await, before);
+    assert_eq!(shop.days_of_batches().await.len(), 1, "nothing was begun");
+    // Another file of the same name is not the one that was taken.
+    shop.export("orders", "20260312T000000", "order_id,ordered_at,total\n");
+    assert!(shop.run_on(&shop.lake).await.is_err());
+    let _ = export;
 }
