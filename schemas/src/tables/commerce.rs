@@ -187,6 +187,11 @@ pub const ORDERS_ENRICHED: TableSpec = TableSpec {
         money("reporting_total", "total at exchange_rate, rounded to four places"),
         money("reporting_refunded", "refunded at exchange_rate"),
         money("reporting_net_total", "net_total at exchange_rate"),
+        money("reporting_missed_total", "missed_total at exchange_rate"),
+        money(
+            "reporting_event_total",
+            "event_total at the rate of event_currency, where it names none of currency, on dt",
+        ),
         text("coupon", "Coupon code"),
         text("country", "As in orders"),
         text("region", "As in orders"),
@@ -218,8 +223,9 @@ pub const ORDERS_ENRICHED: TableSpec = TableSpec {
 pub const CURRENCY_RATES: TableSpec = TableSpec {
     name: "currency_rates",
     grain: "a day and a currency",
-    doc: "The rates file of `[currency]` as it was last taken in. Its newest rate of the 7 days up \
-          to an order's day converts that order.",
+    doc: "The rates file of `[currency]` as it was last taken in, and the reporting currency itself \
+          at 1 on 1970-01-01. The newest rate of the 7 days up to an amount's day converts it; the \
+          reporting currency is 1 on every day.",
     key: &["currency", "rate_date"],
     sort: &["currency", "rate_date"],
     stats: &["currency"],

@@ -9,7 +9,8 @@ pub const CUSTOMER_LTV: TableSpec = TableSpec {
     doc: "Lifetime value as of `as_of`, the day of the shop's newest order: the clock has no part in it. \
           Every customer of `customers` and of `orders`; those without an order have no scores. Scores \
           are quintiles from 1 to 5 (best) over the customers with an order; equal values have equal \
-          scores. Revenue is net of refunds, in the orders' currency. A daily job.",
+          scores. Revenue is net of refunds, in the orders' currency; what may be of several is summed in the \
+          reporting currency beside it. A daily job.",
     key: &["customer_id"],
     sort: &["customer_id"],
     stats: &["customer_id", "cohort"],
@@ -23,11 +24,24 @@ pub const CUSTOMER_LTV: TableSpec = TableSpec {
         money(
             "margin",
             "Sum of quantity x (unit_price - cost) - discount over lines whose product's cost is known \
-             as of the order's day, each order's cut in proportion to what was paid back; NULL where no \
-             cost is known",
+             as of the order's day in the order's currency, each order's cut in proportion to what was \
+             paid back; NULL where no cost is known",
         ),
         required("lines_without_cost", Kind::Int64, "Lines that margin leaves out"),
         text("currency", "Of the amounts; NULL when there is none or more than one"),
+        text("reporting_currency", "ISO 4217, of the amounts below; NULL where none is configured"),
+        money("reporting_revenue", "Sum of reporting_net_total; 0 without orders"),
+        money("reporting_refunded", "Sum of reporting_refunded; 0 without orders"),
+        money(
+            "reporting_margin",
+            "As margin, at the rates of each order's day; a cost may be in any currency that has one",
+        ),
+        optional(
+            "reporting_lines_without_cost",
+            Kind::Int64,
+            "Lines that reporting_margin leaves out: no cost, or no rate",
+        ),
+        optional("unconverted", Kind::Int64, "Orders that reporting_revenue leaves out: no rate"),
         optional("first_order_at", Kind::Timestamp, "The first order"),
         optional("last_order_at", Kind::Timestamp, "The last order"),
         optional("days_since_last_order", Kind::Int64, "From the last order's day to as_of"),
@@ -41,7 +55,11 @@ pub const CUSTOMER_LTV: TableSpec = TableSpec {
         text("region", "The customer's; else that of the last order with one"),
         optional("recency", Kind::Int32, "Quintile by last_order_at"),
         optional("frequency", Kind::Int32, "Quintile by orders"),
-        optional("monetary", Kind::Int32, "Quintile by revenue"),
+        optional(
+            "monetary",
+            Kind::Int32,
+            "Quintile by reporting_revenue; by revenue where none is configured",
+        ),
         text("rfm", "The three scores as text: 555 is best"),
         optional("cohort", Kind::Date, "First day of the month of the first order, UTC"),
         optional("as_of", Kind::Date, "Day of the shop's newest order"),
@@ -69,5 +87,13 @@ pub const COHORT_RETENTION: TableSpec = TableSpec {
         money("revenue", "Sum of net_total of these; 0 without"),
         money("cumulative_revenue", "The same from the cohort's month on"),
         text("currency", "Of the cohort's amounts; NULL when there is none or more than one"),
+        text("reporting_currency", "ISO 4217, of the amounts below; NULL where none is configured"),
+        money("reporting_revenue", "Sum of reporting_net_total; 0 without orders"),
+        money("reporting_cumulative_revenue", "The same from the cohort's month on"),
+        optional(
+            "unconverted",
+            Kind::Int64,
+            "Orders of the month that reporting_revenue leaves out: no rate",
+        ),
     ],
 };

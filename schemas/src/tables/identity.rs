@@ -69,7 +69,7 @@ pub const ATTRIBUTION: TableSpec = TableSpec {
           nothing was viewed, searched, put in the cart or bought (a server's report) is none. Models: `first`, `last`, \
           `last_non_direct`, `linear`, `position` (40 % first, 40 % last, 20 % between), `time_decay` \
           (half for every 7 days). Of each order and model, credits add up to exactly 1 and revenue to \
-          exactly net_total: shares are cut from the cumulated sum, in the order of the touches. An \
+          exactly net_total (reporting_revenue to reporting_net_total): shares are cut from the cumulated sum, in the order of the touches. An \
           order without any touch has one row a model, with the channel `(none)`. Purchases without an \
           order (event_only) are not attributed.",
     key: &["order_id", "model", "touch"],
@@ -97,6 +97,8 @@ pub const ATTRIBUTION: TableSpec = TableSpec {
         optional("credit", Kind::Money, "Share of the order, to four places"),
         money("revenue", "Share of the order's net_total, in currency"),
         text("currency", "ISO 4217"),
+        text("reporting_currency", "As in orders_enriched"),
+        money("reporting_revenue", "Share of the order's reporting_net_total"),
         required("dt", Kind::Date, "UTC date of ordered_at"),
     ],
 };

@@ -1,6 +1,6 @@
 //! What goes together: the material of recommendations.
 
-use super::{Kind, TableSpec, money, optional, required};
+use super::{Kind, TableSpec, money, optional, required, text};
 
 /// One row a person, product and day.
 pub const INTERACTIONS: TableSpec = TableSpec {
@@ -26,6 +26,10 @@ pub const INTERACTIONS: TableSpec = TableSpec {
         required("purchases", Kind::Int64, "Orders that hold it with a positive quantity"),
         required("units", Kind::Int64, "Pieces in these"),
         money("revenue", "Sum of quantity x unit_price - discount of these; NULL without"),
+        text("revenue_currency", "Of revenue; NULL when there is none or more than one"),
+        text("reporting_currency", "ISO 4217, of reporting_revenue"),
+        money("reporting_revenue", "revenue in reporting_currency, each line at its order's rate"),
+        optional("unconverted", Kind::Int64, "Lines that reporting_revenue leaves out: no rate"),
         required("weight", Kind::Int64, "Strength of the interest"),
         required("dt", Kind::Date, "UTC date"),
     ],

@@ -35,6 +35,16 @@ pub const SESSIONS: TableSpec = TableSpec {
         required("orders", Kind::Int64, "Distinct order ids of purchase events"),
         money("revenue", "Revenue of its purchase events, one an order, in currency"),
         text("currency", "The currency of revenue; NULL when there is none or more than one"),
+        text("reporting_currency", "ISO 4217, of reporting_revenue"),
+        money(
+            "reporting_revenue",
+            "revenue in reporting_currency, each purchase at the rate of its day",
+        ),
+        optional(
+            "unconverted",
+            Kind::Int64,
+            "Purchases that reporting_revenue leaves out: no rate",
+        ),
         required("has_product_view", Kind::Bool, "Funnel: saw a product"),
         required("has_add_to_cart", Kind::Bool, "Funnel: put one in the cart"),
         required("has_checkout", Kind::Bool, "Funnel: began the checkout"),
@@ -100,6 +110,16 @@ pub const ABANDONED_CARTS: TableSpec = TableSpec {
         money("worth", "Sum of quantity x price where a price is known; NULL where none is"),
         required("unpriced", Kind::Int64, "Products left without a known price"),
         text("currency", "Of worth; NULL when there is none or more than one"),
+        text("reporting_currency", "ISO 4217, of reporting_worth"),
+        money(
+            "reporting_worth",
+            "worth in reporting_currency, each product at the rate of the day on which its price was sent",
+        ),
+        optional(
+            "unconverted",
+            Kind::Int64,
+            "Priced products that reporting_worth leaves out: no rate",
+        ),
         optional("items", Kind::List(LEFT_ITEM), "What was left, by product_id"),
         text("channel", "Last touch: the session's last_channel"),
         text("device_class", "Of the session"),

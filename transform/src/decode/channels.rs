@@ -10,6 +10,10 @@
 //! channel (`paid_social`, `newsletter`), that channel is taken. `internal` is ours:
 //! a page of the shop led to this one.
 
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::{PoisonError, RwLock};
+
 use serde::Deserialize;
 
 /// Version of the default rules. A shop's own rules have the version that it gives them.
@@ -221,7 +225,38 @@ const VIDEO: &[&str] = &[
 pub struct ChannelRules {
     version: Option<i32>,
     rules: Vec<Rule>,
+    known: Known,
 }
+
+/// Distinct traffic whose channel is kept; beyond it the cache starts anew.
+const MAX_KNOWN: usize = 100_000;
+
+/// Which rule each distinct traffic had; no part of what the rules are.
+#[derive(Debug, Default)]
+struct Known(RwLock<HashMap<Box<str>, Found>>);
+
+/// What decides a channel.
+#[derive(Clone, Copy, Debug)]
+enum Found {
+    /// The shop's rule of that place.
+    Own(usize),
+    /// A default one.
+    Default(&'static str),
+}
+
+impl Clone for Known {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for Known {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Known {}
 
 /// As written.
 #[derive(Debug, Deserialize)]
@@ -312,7 +347,7 @@ impl TryFrom<Settings> for ChannelRules {
                 "version {version} of [channels] is kept for default rules: take one from \
                  {FIRST_OWN_VERSION} on"
             )),
-            _ => Ok(Self { version, rules }),
+            _ => Ok(Self { version, rules, known: Known::default() }),
         }
     }
 }
@@ -323,14 +358,7 @@ impl Rule {
     }
 
     fn fits(&self, traffic: &Traffic<'_>) -> bool {
-        let values = [
-            traffic.source,
-            traffic.medium,
-            traffic.campaign,
-            traffic.referrer_host,
-            traffic.click_id_type,
-        ];
-        self.conditions().zip(values).all(|(patterns, value)| patterns.fit(value))
+        self.conditions().zip(traffic.asked()).all(|(patterns, value)| patterns.fit(value))
     }
 }
 
@@ -372,10 +400,69 @@ impl ChannelRules {
     /// The channel of an event.
     #[must_use]
     pub fn channel(&self, traffic: &Traffic<'_>) -> &str {
-        match self.rules.iter().find(|rule| rule.fits(traffic)) {
-            Some(rule) => &rule.channel,
-            None => by_default(traffic),
+        let is_internal =
+            || traffic.page_host.zip(traffic.referrer_host).is_some_and(|(a, b)| same_site(a, b));
+        // Most events are of the visit's middle: nothing of them is looked up.
+        if self.rules.is_empty() && !traffic.has_marks() {
+            match traffic.referrer_host {
+                None => return "direct",
+                Some(_) if is_internal() => return "internal",
+                Some(_) => {}
+            }
         }
+        let key = traffic.key(is_internal());
+        let known = self.known.0.read().unwrap_or_else(PoisonError::into_inner);
+        let found = known.get(key.as_str()).copied();
+        drop(known);
+        let found = found.unwrap_or_else(|| {
+            let found = self.decide(traffic);
+            let mut known = self.known.0.write().unwrap_or_else(PoisonError::into_inner);
+            if known.len() >= MAX_KNOWN {
+                known.clear();
+            }
+            known.insert(key.into_boxed_str(), found);
+            found
+        });
+        match found {
+            Found::Own(at) => self.rules.get(at).map_or("unassigned", |rule| &rule.channel),
+            Found::Default(channel) => channel,
+        }
+    }
+
+    fn decide(&self, traffic: &Traffic<'_>) -> Found {
+        match self.rules.iter().position(|rule| rule.fits(traffic)) {
+            Some(at) => Found::Own(at),
+            None => Found::Default(by_default(traffic)),
+        }
+    }
+}
+
+impl<'a> Traffic<'a> {
+    /// What the shop's rules can ask for.
+    fn asked(&self) -> [Option<&'a str>; 5] {
+        [self.source, self.medium, self.campaign, self.referrer_host, self.click_id_type]
+    }
+
+    fn has_marks(&self) -> bool {
+        [self.source, self.medium, self.campaign, self.click_id_type].iter().any(Option::is_some)
+    }
+
+    /// The same for traffic that no rule tells apart: each text with its length, so that no two
+    /// lists of texts are alike. Of the page's host it matters only whether the referrer is of
+    /// the same site.
+    fn key(&self, is_internal: bool) -> String {
+        let texts = self.asked();
+        let bytes: usize = texts.iter().flatten().map(|text| text.len()).sum();
+        let mut key = String::with_capacity(bytes + 20 * texts.len());
+        key.push(if is_internal { 'i' } else { 'e' });
+        for text in texts {
+            match text {
+                // Writing to a String does not fail.
+                Some(text) => drop(write!(key, "{}:{text}", text.len())),
+                None => key.push('-'),
+            }
+        }
+        key
     }
 }
 

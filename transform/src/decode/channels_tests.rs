@@ -176,3 +176,30 @@ fn rules_that_could_not_be_told_apart_later_are_refused() {
         assert!(error.contains(said), "{error}");
     }
 }
+
+#[test]
+fn traffic_seen_before_has_the_channel_that_it_would_have_alone() {
+    let text = "version = 1000\n[[rules]]\nchannel = \"partner\"\nreferrer = \"*.partner.example\"\n\
+                [[rules]]\nchannel = \"none\"\nsource = \"(none)\"\nmedium = \"x\"\n";
+    for rules in ["", text] {
+        let shared: ChannelRules = toml::from_str(rules).unwrap();
+        let texts =
+            [None, Some(""), Some("x"), Some("google"), Some("1:x"), Some("a.partner.example")];
+        let of = |at: usize| texts[at % texts.len()];
+        // Every mixture of texts in five places, twice: the second time each is known.
+        let many = texts.len().pow(5);
+        for number in (0..many).chain(0..many) {
+            let part = |place: u32| of(number / texts.len().pow(place));
+            let traffic = Traffic {
+                source: part(0),
+                medium: part(1),
+                referrer_host: part(2),
+                page_host: part(3),
+                click_id_type: part(4),
+                campaign: of(number / 7),
+            };
+            let alone: ChannelRules = shared.clone();
+            assert_eq!(shared.channel(&traffic), alone.channel(&traffic), "{traffic:?}");
+        }
+    }
+}

@@ -36,8 +36,9 @@ const MAX_TOUCHES: usize = 100;
 const DAYS_AT_ONCE: usize = 31;
 
 /// Columns of which an order's rows are made.
-const ORDER_COLUMNS: &str = "order_id, customer_id, ordered_at, net_total, currency, visitor_id, \
-                             session_id, match_status, dt";
+const ORDER_COLUMNS: &str = "order_id, customer_id, ordered_at, net_total, currency, \
+                             reporting_net_total, reporting_currency, visitor_id, session_id, \
+                             match_status, dt";
 const SESSION_COLUMNS: &str = "session_id, visitor_id, started_at, last_channel, last_utm_source, \
                                last_utm_campaign, device_class, is_bot, page_views, product_views, \
                                searches, add_to_carts, checkouts, orders, dt";
@@ -83,7 +84,8 @@ touches AS (
     AND s.started_at >= o.ordered_at - INTERVAL '{lookback} days'
     AND (s.started_at <= o.ordered_at OR s.session_id = o.session_id)
 )
-SELECT o.order_id, o.customer_id, o.ordered_at, o.net_total, o.currency, o.dt, t.session_id,
+SELECT o.order_id, o.customer_id, o.ordered_at, o.net_total, o.currency, o.reporting_net_total,
+  o.reporting_currency, o.dt, t.session_id,
   t.visitor_id, t.touched_at, coalesce(t.channel, '(none)') AS channel, t.utm_source, t.utm_campaign,
   t.device_class, coalesce(t.channel, 'direct') = 'direct' AS is_direct,
   CAST(o.ordered_at AS BIGINT) - CAST(t.touched_at AS BIGINT) AS age
@@ -195,6 +197,7 @@ struct Credited {
     touches: Vec<i32>,
     credit: Vec<i128>,
     revenue: Vec<Option<i128>>,
+    reporting_revenue: Vec<Option<i128>>,
 }
 
 /// Divides each order of `rows`, which are in the order of [`TOUCHED`].
@@ -205,6 +208,7 @@ fn credited(rows: &RecordBatch) -> Result<RecordBatch, TransformError> {
     let orders = column("order_id")?.as_string::<i32>();
     let sessions = column("session_id")?.as_string::<i32>();
     let net = column("net_total")?.as_primitive::<Decimal128Type>();
+    let reporting = column("reporting_net_total")?.as_primitive::<Decimal128Type>();
     let direct = column("is_direct")?.as_boolean();
     let age = column("age")?.as_primitive::<Int64Type>();
     let mut done = Credited {
@@ -214,6 +218,7 @@ fn credited(rows: &RecordBatch) -> Result<RecordBatch, TransformError> {
         touches: Vec::new(),
         credit: Vec::new(),
         revenue: Vec::new(),
+        reporting_revenue: Vec::new(),
     };
     let mut start = 0;
     while start < rows.num_rows() {
@@ -230,8 +235,10 @@ fn credited(rows: &RecordBatch) -> Result<RecordBatch, TransformError> {
         for model in Model::ALL {
             let weights = model.weights(&touches);
             let credits = divide(WHOLE, &weights);
-            let amount = (!net.is_null(start)).then(|| net.value(start));
-            let revenue = amount.map(|amount| divide(amount, &weights));
+            let shares = |amounts: &Decimal128Array| {
+                (!amounts.is_null(start)).then(|| divide(amounts.value(start), &weights))
+            };
+            let (revenue, converted) = (shares(net), shares(reporting));
             for (at, weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0) {
                 debug_assert!(*weight > 0);
                 done.from.push(u32::try_from(start + at).unwrap_or(u32::MAX));
@@ -244,6 +251,7 @@ fn credited(rows: &RecordBatch) -> Result<RecordBatch, TransformError> {
                 done.touches.push(count);
                 done.credit.push(credits[at]);
                 done.revenue.push(revenue.as_ref().map(|shares| shares[at]));
+                done.reporting_revenue.push(converted.as_ref().map(|shares| shares[at]));
             }
         }
         start = end;
@@ -266,6 +274,8 @@ impl Credited {
             Arc::new(money(self.credit.into_iter().map(Some).collect::<Decimal128Array>()));
         let revenue: ArrayRef =
             Arc::new(money(self.revenue.into_iter().collect::<Decimal128Array>()));
+        let reporting_revenue: ArrayRef =
+            Arc::new(money(self.reporting_revenue.into_iter().collect::<Decimal128Array>()));
         let column = |column: &Column| -> Result<ArrayRef, arrow::error::ArrowError> {
             Ok(match column.name {
                 "model" => Arc::clone(&models),
@@ -273,6 +283,7 @@ impl Credited {
                 "touches" => Arc::clone(&touches),
                 "credit" => Arc::clone(&credit),
                 "revenue" => Arc::clone(&revenue),
+                "reporting_revenue" => Arc::clone(&reporting_revenue),
                 name => take(rows.column(rows.schema().index_of(name)?), &from, None)?,
             })
         };

@@ -20,7 +20,12 @@ WITH ordered AS (
 summed AS (
   SELECT coalesce(category, '(none)') AS category, dt, count(*) AS products,
     sum(impressions) AS impressions, sum(clicks) AS clicks, sum(views) AS views,
-    sum(carts) AS carts, sum(units) AS units, sum(revenue) AS revenue
+    sum(carts) AS carts, sum(units) AS units, sum(revenue) AS revenue,
+    CASE WHEN count(DISTINCT revenue_currency) = 1
+           AND count(*) FILTER (WHERE revenue IS NOT NULL AND revenue_currency IS NULL) = 0
+         THEN min(revenue_currency) END AS revenue_currency,
+    max(reporting_currency) AS reporting_currency, sum(reporting_revenue) AS reporting_revenue,
+    sum(unconverted) AS unconverted
   FROM product_daily GROUP BY coalesce(category, '(none)'), dt
 )
 SELECT s.*, coalesce(o.orders, 0) AS orders

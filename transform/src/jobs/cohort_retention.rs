@@ -11,7 +11,7 @@ const JOB: &str = "cohort_retention";
 /// Months count from year 0, so that a difference is an age.
 const COMPUTED: &str = "
 WITH placed AS (
-  SELECT customer_id, net_total, currency,
+  SELECT customer_id, net_total, currency, reporting_net_total, reporting_currency,
     CAST(date_part('year', ordered_at) * 12 + date_part('month', ordered_at) AS BIGINT) AS month,
     CAST(date_trunc('month', ordered_at) AS DATE) AS month_day
   FROM orders_enriched WHERE match_status <> 'event_only'
@@ -25,12 +25,14 @@ sizes AS (
 ),
 currencies AS (
   SELECT j.cohort,
-    CASE WHEN count(DISTINCT f.currency) = 1 AND count(f.currency) = count(*) THEN min(f.currency) END AS currency
+    CASE WHEN count(DISTINCT f.currency) = 1 AND count(f.currency) = count(*) THEN min(f.currency) END AS currency,
+    max(f.reporting_currency) AS reporting_currency
   FROM facts f JOIN joined j ON f.customer_id = j.customer_id GROUP BY j.cohort
 ),
 active AS (
   SELECT j.cohort, f.month - j.month AS age, count(DISTINCT f.customer_id) AS active,
-    count(*) AS orders, sum(f.net_total) AS revenue
+    count(*) AS orders, sum(f.net_total) AS revenue, sum(f.reporting_net_total) AS reporting_revenue,
+    count(f.net_total) - count(f.reporting_net_total) AS unconverted
   FROM facts f JOIN joined j ON f.customer_id = j.customer_id GROUP BY j.cohort, f.month - j.month
 ),
 months AS (
@@ -41,11 +43,17 @@ SELECT m.cohort, m.age AS age_months, m.customers, coalesce(a.active, 0) AS acti
   CAST(coalesce(a.active, 0) AS DOUBLE) / CAST(m.customers AS DOUBLE) AS retention,
   coalesce(a.orders, 0) AS orders, coalesce(a.revenue, 0) AS revenue,
   coalesce(sum(a.revenue) OVER (PARTITION BY m.cohort ORDER BY m.age), 0) AS cumulative_revenue,
-  c.currency
+  c.currency, c.reporting_currency,
+  CASE WHEN c.reporting_currency IS NOT NULL THEN coalesce(a.reporting_revenue, 0) END AS reporting_revenue,
+  CASE WHEN c.reporting_currency IS NOT NULL THEN
+    coalesce(sum(a.reporting_revenue) OVER (PARTITION BY m.cohort ORDER BY m.age), 0)
+  END AS reporting_cumulative_revenue,
+  CASE WHEN c.reporting_currency IS NOT NULL THEN coalesce(a.unconverted, 0) END AS unconverted
 FROM months m
 JOIN currencies c ON m.cohort = c.cohort
 LEFT JOIN active a ON m.cohort = a.cohort AND m.age = a.age";
 
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
-    replace_all(context, JOB, &COHORT_RETENTION, &[&ORDERS_ENRICHED], COMPUTED).await
+    replace_all(context, JOB, &context.session(), &COHORT_RETENTION, &[&ORDERS_ENRICHED], COMPUTED)
+        .await
 }

@@ -1,9 +1,13 @@
-//! `orders_enriched` + `order_items` + `products` + `customers` + `attribution` -> `customer_ltv`.
+//! `orders_enriched` + `order_items` + `products` + `customers` + `attribution` +
+//! `currency_rates` -> `customer_ltv`.
+
+use std::sync::Arc;
 
 use clickmill_schemas::tables::{
-    ATTRIBUTION, CUSTOMER_LTV, CUSTOMERS, ORDER_ITEMS, ORDERS_ENRICHED, PRODUCTS,
+    ATTRIBUTION, CURRENCY_RATES, CUSTOMER_LTV, CUSTOMERS, ORDER_ITEMS, ORDERS_ENRICHED, PRODUCTS,
 };
 
+use super::exchange::Exchange;
 use super::query::replace_all;
 use super::{JobContext, Output};
 use crate::TransformError;
@@ -14,28 +18,49 @@ const JOB: &str = "customer_ltv";
 /// descending worth, so that rank 1 is the best; `5 - (rank - 1) * 5 / n` is its quintile.
 const COMPUTED: &str = "
 WITH versions AS (
-  SELECT product_id, cost, is_first, valid_from, CAST(valid_from AS DATE) AS from_day,
+  SELECT product_id, cost, currency, is_first, valid_from, CAST(valid_from AS DATE) AS from_day,
     CAST(valid_to AS DATE) AS to_day
   FROM products
 ),
 lines AS (
-  SELECT i.order_id, i.line, i.quantity, i.unit_price, i.discount, p.cost,
+  SELECT i.order_id, i.line, i.dt, i.quantity, i.unit_price, i.discount, p.cost, p.currency AS cost_currency,
     row_number() OVER (PARTITION BY i.order_id, i.line ORDER BY p.valid_from DESC) AS nth
   FROM order_items i LEFT JOIN versions p ON i.product_id = p.product_id
     AND (p.from_day <= i.dt OR p.is_first) AND (p.to_day IS NULL OR p.to_day > i.dt OR p.is_first)
 ),
+priced AS (
+  SELECT l.*, o.exchange_rate, CAST(l.quantity AS DECIMAL(18,0)) * l.unit_price
+      - coalesce(l.discount, CAST(0 AS DECIMAL(18,4))) AS amount,
+    CAST(l.quantity AS DECIMAL(18,0)) * l.cost AS spent,
+    coalesce(upper(l.cost_currency) = upper(o.currency), true) AS same_currency,
+    exchange_rate(coalesce(l.cost_currency, o.currency), l.dt) AS cost_rate
+  FROM lines l LEFT JOIN orders_enriched o ON l.order_id = o.order_id AND o.match_status <> 'event_only'
+  WHERE l.nth = 1
+),
+earned AS (
+  SELECT order_id, quantity, cost, same_currency,
+    CASE WHEN same_currency THEN amount - spent END AS margin,
+    TRY_CAST(TRY_CAST(amount AS DECIMAL(18,4)) * exchange_rate AS DECIMAL(18,4))
+      - TRY_CAST(TRY_CAST(spent AS DECIMAL(18,4)) * cost_rate AS DECIMAL(18,4)) AS reporting_margin,
+    cost IS NULL OR exchange_rate IS NULL OR cost_rate IS NULL AS reporting_unknown
+  FROM priced
+),
 goods AS (
-  SELECT order_id, sum(quantity) AS units, count(*) FILTER (WHERE cost IS NULL) AS without_cost,
-    sum(CAST(quantity AS DECIMAL(18,0)) * (unit_price - cost) - coalesce(discount, CAST(0 AS DECIMAL(18,4))))
-      FILTER (WHERE cost IS NOT NULL AND unit_price IS NOT NULL AND quantity IS NOT NULL) AS margin
-  FROM lines WHERE nth = 1 GROUP BY order_id
+  SELECT order_id, sum(quantity) AS units,
+    count(*) FILTER (WHERE cost IS NULL OR NOT same_currency) AS without_cost, sum(margin) AS margin,
+    count(*) FILTER (WHERE reporting_unknown) AS reporting_without_cost,
+    sum(reporting_margin) AS reporting_margin
+  FROM earned GROUP BY order_id
 ),
 facts AS (
   SELECT o.customer_id, o.order_id, o.ordered_at, o.net_total, o.refunded, o.currency, o.country, o.region,
-    g.units, g.without_cost,
+    o.reporting_net_total, o.reporting_refunded, g.units, g.without_cost, g.reporting_without_cost,
     CASE WHEN o.total > 0 AND o.net_total <> o.total
          THEN CAST(CAST(g.margin AS DECIMAL(18,4)) * o.net_total / o.total AS DECIMAL(18,4))
          ELSE CAST(g.margin AS DECIMAL(18,4)) END AS margin,
+    CASE WHEN o.total > 0 AND o.net_total <> o.total
+         THEN CAST(CAST(g.reporting_margin AS DECIMAL(18,4)) * o.net_total / o.total AS DECIMAL(18,4))
+         ELSE CAST(g.reporting_margin AS DECIMAL(18,4)) END AS reporting_margin,
     row_number() OVER (PARTITION BY o.customer_id ORDER BY o.ordered_at, o.order_id) AS nth
   FROM orders_enriched o LEFT JOIN goods g ON o.order_id = g.order_id
   WHERE o.match_status <> 'event_only' AND o.customer_id IS NOT NULL
@@ -52,6 +77,10 @@ summed AS (
   SELECT customer_id, count(*) AS orders, coalesce(sum(units), 0) AS units,
     coalesce(sum(net_total), 0) AS revenue, coalesce(sum(refunded), 0) AS refunded,
     sum(margin) AS margin, coalesce(sum(without_cost), 0) AS lines_without_cost,
+    coalesce(sum(reporting_net_total), 0) AS reporting_revenue,
+    coalesce(sum(reporting_refunded), 0) AS reporting_refunded, sum(reporting_margin) AS reporting_margin,
+    coalesce(sum(reporting_without_cost), 0) AS reporting_lines_without_cost,
+    count(net_total) - count(reporting_net_total) AS unconverted,
     CASE WHEN count(DISTINCT currency) = 1 AND count(currency) = count(*) THEN min(currency) END AS currency,
     min(ordered_at) AS first_order_at, max(ordered_at) AS last_order_at,
     last_value(country ORDER BY ordered_at, order_id) FILTER (WHERE country IS NOT NULL) AS order_country,
@@ -62,7 +91,7 @@ ranked AS (
   SELECT customer_id, count(*) OVER () AS n,
     rank() OVER (ORDER BY CAST(last_order_at AS DATE) DESC) AS recency,
     rank() OVER (ORDER BY orders DESC) AS frequency,
-    rank() OVER (ORDER BY revenue DESC) AS monetary
+    rank() OVER (ORDER BY CASE WHEN {reporting} IS NULL THEN revenue ELSE reporting_revenue END DESC) AS monetary
   FROM summed
 ),
 scored AS (
@@ -77,7 +106,14 @@ everybody AS (
 )
 SELECT e.customer_id, coalesce(s.orders, 0) AS orders, coalesce(s.units, 0) AS units,
   coalesce(s.revenue, 0) AS revenue, coalesce(s.refunded, 0) AS refunded, s.margin,
-  coalesce(s.lines_without_cost, 0) AS lines_without_cost, s.currency, s.first_order_at, s.last_order_at,
+  coalesce(s.lines_without_cost, 0) AS lines_without_cost, s.currency, {reporting} AS reporting_currency,
+  CASE WHEN {reporting} IS NOT NULL THEN coalesce(s.reporting_revenue, 0) END AS reporting_revenue,
+  CASE WHEN {reporting} IS NOT NULL THEN coalesce(s.reporting_refunded, 0) END AS reporting_refunded,
+  CASE WHEN {reporting} IS NOT NULL THEN s.reporting_margin END AS reporting_margin,
+  CASE WHEN {reporting} IS NOT NULL THEN coalesce(s.reporting_lines_without_cost, 0)
+  END AS reporting_lines_without_cost,
+  CASE WHEN {reporting} IS NOT NULL THEN coalesce(s.unconverted, 0) END AS unconverted,
+  s.first_order_at, s.last_order_at,
   CAST(CAST(n.as_of AS INT) - CAST(CAST(s.last_order_at AS DATE) AS INT) AS BIGINT) AS days_since_last_order,
   a.channel AS acquisition_channel, a.utm_source AS acquisition_source,
   a.utm_campaign AS acquisition_campaign,
@@ -93,6 +129,11 @@ LEFT JOIN scored r ON e.customer_id = r.customer_id
 LEFT JOIN acquired a ON e.customer_id = a.customer_id";
 
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
-    let sources = [&ORDERS_ENRICHED, &ORDER_ITEMS, &PRODUCTS, &CUSTOMERS, &ATTRIBUTION];
-    replace_all(context, JOB, &CUSTOMER_LTV, &sources, COMPUTED).await
+    let sources =
+        [&ORDERS_ENRICHED, &ORDER_ITEMS, &PRODUCTS, &CUSTOMERS, &ATTRIBUTION, &CURRENCY_RATES];
+    let exchange = Arc::new(Exchange::now(context).await?);
+    let session = context.session();
+    exchange.register(&session);
+    let sql = exchange.in_sql(COMPUTED);
+    replace_all(context, JOB, &session, &CUSTOMER_LTV, &sources, &sql).await
 }

@@ -20,11 +20,13 @@ SELECT channel, device_class, dt, count(*) AS sessions, count(DISTINCT visitor_i
   CASE WHEN count(DISTINCT currency) = 1
          AND count(*) FILTER (WHERE revenue IS NOT NULL AND currency IS NULL) = 0
        THEN min(currency) END AS currency,
+  max(reporting_currency) AS reporting_currency, sum(reporting_revenue) AS reporting_revenue,
+  sum(unconverted) AS unconverted,
   CAST(count(*) FILTER (WHERE has_purchase) AS DOUBLE) / CAST(count(*) AS DOUBLE) AS conversion
 FROM (
   SELECT coalesce(channel, '(none)') AS channel, coalesce(device_class, 'other') AS device_class,
     visitor_id, is_bounce, has_product_view, has_add_to_cart, has_checkout, has_purchase, orders,
-    revenue, currency, dt
+    revenue, currency, reporting_currency, reporting_revenue, unconverted, dt
   FROM sessions WHERE NOT is_bot)
 GROUP BY channel, device_class, dt";
 

@@ -46,15 +46,20 @@ facts AS (
   SELECT CASE WHEN coalesce(a.user_id, o.customer_id) IS NULL THEN 'visitor' ELSE 'customer' END AS subject_type,
     coalesce(a.user_id, o.customer_id, a.visitor_id) AS subject_id, a.product_id, a.dt, a.event_name,
     CAST(NULL AS VARCHAR) AS order_id, CAST(NULL AS BIGINT) AS units,
-    CAST(NULL AS DECIMAL(38,4)) AS revenue
+    CAST(NULL AS DECIMAL(38,4)) AS revenue, CAST(NULL AS VARCHAR) AS currency,
+    CAST(NULL AS DECIMAL(18,10)) AS exchange_rate, CAST(NULL AS VARCHAR) AS reporting_currency
   FROM active a LEFT JOIN owners o ON a.visitor_id = o.visitor_id AND a.dt = o.dt AND o.nth = 1
   UNION ALL
   SELECT CASE WHEN o.customer_id IS NULL THEN 'visitor' ELSE 'customer' END,
     coalesce(o.customer_id, o.visitor_id), i.product_id, i.dt, CAST(NULL AS VARCHAR), i.order_id, i.quantity,
-    CAST(i.quantity AS DECIMAL(18,0)) * i.unit_price - coalesce(i.discount, CAST(0 AS DECIMAL(18,4)))
+    CAST(i.quantity AS DECIMAL(18,0)) * i.unit_price - coalesce(i.discount, CAST(0 AS DECIMAL(18,4))),
+    o.currency, o.exchange_rate, o.reporting_currency
   FROM order_items i JOIN days d ON i.dt = d.dt
   JOIN orders_enriched o ON i.order_id = o.order_id AND i.dt = o.dt AND o.match_status <> 'event_only'
   WHERE i.product_id IS NOT NULL AND i.quantity > 0 AND coalesce(o.customer_id, o.visitor_id) IS NOT NULL
+),
+converted AS (
+  SELECT *, TRY_CAST(TRY_CAST(revenue AS DECIMAL(18,4)) * exchange_rate AS DECIMAL(18,4)) AS converted FROM facts
 ),
 summed AS (
   SELECT subject_type, subject_id, product_id, dt,
@@ -62,8 +67,13 @@ summed AS (
     count(*) FILTER (WHERE event_name = 'product_click') AS clicks,
     count(*) FILTER (WHERE event_name = 'add_to_wishlist') AS wishlists,
     count(*) FILTER (WHERE event_name = 'add_to_cart') AS carts,
-    count(DISTINCT order_id) AS purchases, coalesce(sum(units), 0) AS units, sum(revenue) AS revenue
-  FROM facts GROUP BY subject_type, subject_id, product_id, dt
+    count(DISTINCT order_id) AS purchases, coalesce(sum(units), 0) AS units, sum(revenue) AS revenue,
+    CASE WHEN count(DISTINCT currency) = 1
+           AND count(*) FILTER (WHERE revenue IS NOT NULL AND currency IS NULL) = 0
+         THEN min(currency) END AS revenue_currency,
+    max(reporting_currency) AS reporting_currency, sum(converted) AS reporting_revenue,
+    CASE WHEN max(reporting_currency) IS NOT NULL THEN count(revenue) - count(converted) END AS unconverted
+  FROM converted GROUP BY subject_type, subject_id, product_id, dt
 )
 SELECT *, least(views, 10) + least(clicks, 10) + 3 * least(wishlists, 10) + 5 * least(carts, 10)
   + 10 * least(purchases, 10) AS weight

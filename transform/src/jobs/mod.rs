@@ -14,6 +14,7 @@ mod context;
 mod currency_rates;
 mod customer_ltv;
 mod event_items;
+mod exchange;
 mod functions;
 mod funnel_daily;
 mod identity_links;
@@ -124,6 +125,13 @@ pub const JOBS: &[Job] = &[
         run: |context| Box::pin(products::run(context)),
     },
     Job {
+        name: "currency_rates",
+        tables: &["currency_rates"],
+        upstream: &[],
+        pace: Pace::Batch,
+        run: |context| Box::pin(currency_rates::run(context)),
+    },
+    Job {
         name: "event_items",
         tables: &["event_items"],
         upstream: &["events"],
@@ -133,16 +141,9 @@ pub const JOBS: &[Job] = &[
     Job {
         name: "sessions",
         tables: &["sessions"],
-        upstream: &["events"],
+        upstream: &["events", "currency_rates"],
         pace: Pace::Batch,
         run: |context| Box::pin(sessions::run(context)),
-    },
-    Job {
-        name: "currency_rates",
-        tables: &["currency_rates"],
-        upstream: &[],
-        pace: Pace::Batch,
-        run: |context| Box::pin(currency_rates::run(context)),
     },
     Job {
         name: "orders_enriched",
@@ -154,7 +155,7 @@ pub const JOBS: &[Job] = &[
     Job {
         name: "product_daily",
         tables: &["product_daily"],
-        upstream: &["event_items", "order_items", "products"],
+        upstream: &["event_items", "order_items", "orders_enriched", "products"],
         pace: Pace::Batch,
         run: |context| Box::pin(product_daily::run(context)),
     },
@@ -182,7 +183,7 @@ pub const JOBS: &[Job] = &[
     Job {
         name: "abandoned_carts",
         tables: &["abandoned_carts"],
-        upstream: &["sessions", "event_items"],
+        upstream: &["sessions", "event_items", "currency_rates"],
         pace: Pace::Batch,
         run: |context| Box::pin(abandoned_carts::run(context)),
     },
@@ -210,7 +211,14 @@ pub const JOBS: &[Job] = &[
     Job {
         name: "customer_ltv",
         tables: &["customer_ltv"],
-        upstream: &["orders_enriched", "order_items", "products", "customers", "attribution"],
+        upstream: &[
+            "orders_enriched",
+            "order_items",
+            "products",
+            "customers",
+            "attribution",
+            "currency_rates",
+        ],
         pace: Pace::Daily,
         run: |context| Box::pin(customer_ltv::run(context)),
     },

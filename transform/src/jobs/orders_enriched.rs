@@ -7,15 +7,17 @@
 //! not matter in which batches the rest came.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use clickmill_lake::table::Change;
 use clickmill_schemas::Date;
-use clickmill_schemas::tables::{CURRENCY_RATES, EVENTS, ORDERS, ORDERS_ENRICHED, SESSIONS};
+use clickmill_schemas::tables::{EVENTS, ORDERS, ORDERS_ENRICHED, SESSIONS};
 
 use super::context::{files_in, rewritten_days, table_of, touched_days, widened};
-use super::query::{Spread, dates, register_changed, register_days, replace_days};
+use super::exchange::{Exchange, RATE_DAYS, revalued_days};
+use super::query::{Spread, dates, register_days, replace_days};
 use super::{JobContext, Output};
 use crate::TransformError;
 use crate::sources::{Notice, Severity};
@@ -23,14 +25,11 @@ use crate::sources::{Notice, Severity};
 const JOB: &str = "orders_enriched";
 /// How many days an order and its purchase event may lie apart.
 const MATCH_DAYS: i32 = 7;
-/// How many days old a rate may be: banks set none on holidays.
-const RATE_DAYS: i32 = 7;
 
-/// Days of orders that changed rates convert.
-const RATES_TOUCHED: &str = "
-SELECT DISTINCT o.dt FROM orders o JOIN changed_rates r
-  ON o.currency = r.currency AND o.dt >= r.rate_date
-  AND CAST(o.dt AS INT) - CAST(r.rate_date AS INT) <= 7";
+/// Amounts that rates convert; none stands for any currency.
+const AMOUNTS: &str = "
+SELECT dt, coalesce(currency, '') AS currency FROM held
+UNION SELECT dt, coalesce(event_currency, '') FROM held";
 
 const PURCHASES: &str = "
 CREATE VIEW purchases AS
@@ -99,22 +98,17 @@ rows AS (
   FROM unmatched p JOIN days d ON p.dt = d.dt
   WHERE p.before IS NULL OR CAST(p.dt AS INT) - CAST(p.before AS INT) > 7
 ),
--- The days that a rate may serve, and of the rates of a day the newest.
-served AS (
-  SELECT currency, rate, CAST(CAST(rate_date AS INT) + age AS DATE) AS dt,
-    row_number() OVER (PARTITION BY currency, CAST(rate_date AS INT) + age ORDER BY age) AS nth
-  FROM currency_rates CROSS JOIN (VALUES (0), (1), (2), (3), (4), (5), (6), (7)) AS ages (age)
-  WHERE reporting_currency = '{reporting}'
-),
 rated AS (
-  SELECT r.*, CASE WHEN '{reporting}' = '' THEN NULL
-    WHEN upper(r.currency) = '{reporting}' THEN CAST(1 AS DECIMAL(18, 10)) ELSE q.rate END AS exchange_rate
-  FROM rows r LEFT JOIN served q ON upper(r.currency) = q.currency AND r.dt = q.dt AND q.nth = 1
+  SELECT *, exchange_rate(currency, dt) AS exchange_rate,
+    exchange_rate(coalesce(event_currency, currency), dt) AS event_rate
+  FROM rows
 )
-SELECT r.*, nullif('{reporting}', '') AS reporting_currency,
+SELECT r.*, {reporting} AS reporting_currency,
   TRY_CAST(r.total * r.exchange_rate AS DECIMAL(18, 4)) AS reporting_total,
   TRY_CAST(r.refunded * r.exchange_rate AS DECIMAL(18, 4)) AS reporting_refunded,
   TRY_CAST(r.net_total * r.exchange_rate AS DECIMAL(18, 4)) AS reporting_net_total,
+  TRY_CAST(r.missed_total * r.exchange_rate AS DECIMAL(18, 4)) AS reporting_missed_total,
+  TRY_CAST(r.event_total * r.event_rate AS DECIMAL(18, 4)) AS reporting_event_total,
   s.started_at AS session_started_at,
   (CAST(r.ordered_at AS BIGINT) - CAST(s.started_at AS BIGINT)) / 1000 AS latency_ms,
   s.last_channel AS channel, s.last_utm_source AS utm_source, s.last_utm_campaign AS utm_campaign,
@@ -127,16 +121,16 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let orders_change = context.change_of(&ORDERS, &ORDERS_ENRICHED).await?;
     let events_change = context.change_of(&EVENTS, &ORDERS_ENRICHED).await?;
     let sessions_change = context.change_of(&SESSIONS, &ORDERS_ENRICHED).await?;
-    let rates_change = context.change_of(&CURRENCY_RATES, &ORDERS_ENRICHED).await?;
-    if [&orders_change, &events_change, &sessions_change, &rates_change]
-        .iter()
-        .all(|change| change.is_empty())
+    let revalued = revalued_days(context, JOB, &ORDERS_ENRICHED, AMOUNTS, 0).await?;
+    let is_unchanged = |change: &&Change| change.is_empty();
+    if revalued.is_empty()
+        && [&orders_change, &events_change, &sessions_change].iter().all(is_unchanged)
     {
         return Ok(output);
     }
     let enriched = context.current(&ORDERS_ENRICHED).await?;
     let mut days = affected_days(context, &orders_change, &events_change, &sessions_change).await?;
-    days.extend(converted_days(context, &rates_change).await?);
+    days.extend(revalued);
     let around = widened(&days, MATCH_DAYS, MATCH_DAYS);
     // One ring wider for the orders: whether an event has one must not depend on `days`.
     let orders_around = widened(&around, MATCH_DAYS, MATCH_DAYS);
@@ -151,45 +145,15 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     }
     session.sql(PURCHASES).await.map_err(&fail)?.collect().await.map_err(&fail)?;
     register_days(&session, JOB, "days", &days)?;
-    let rates = context.current(&CURRENCY_RATES).await?.files().to_vec();
-    let rates = table_of(&CURRENCY_RATES, rates);
-    session.register_table("currency_rates", rates).map_err(&fail)?;
-    // Three capital letters: checked when the configuration was read.
-    let reporting = context.batch.rates.as_ref().map_or("", |rates| rates.reporting.as_str());
-    let sql = COMPUTED.replace("{reporting}", reporting);
+    let exchange = Arc::new(Exchange::now(context).await?);
+    exchange.register(&session);
+    let sql = exchange.in_sql(COMPUTED);
     let change = replace_days(context, JOB, &session, &enriched, &days, &sql, Spread::One).await?;
-    if !reporting.is_empty() {
+    if exchange.reporting().is_some() {
         output.notices.extend(unconverted(context, &change).await?);
     }
     output.add("orders_enriched", change);
     Ok(output)
-}
-
-/// Days of orders that come out otherwise by other rates.
-async fn converted_days(
-    context: &JobContext<'_>,
-    change: &Change,
-) -> Result<BTreeSet<Date>, TransformError> {
-    let fail = TransformError::job(JOB);
-    if change.is_empty() {
-        return Ok(BTreeSet::new());
-    }
-    let orders = context.current(&ORDERS).await?;
-    let session = context.session();
-    let all = table_of(&ORDERS, orders.files().to_vec());
-    session.register_table("orders", all).map_err(&fail)?;
-    let columns = "currency, rate_date, rate, reporting_currency";
-    register_changed(&session, JOB, "changed_rates", &CURRENCY_RATES, change, columns, "").await?;
-    // The first rates, or another reporting currency: that concerns orders without a rate, too.
-    let sql = "SELECT count(DISTINCT reporting_currency) FROM changed_rates";
-    let reported = session.sql(sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
-    let reported = reported.first().and_then(|batch| {
-        batch.column(0).as_primitive_opt::<Int64Type>().map(|column| column.value(0))
-    });
-    if change.removes.is_empty() || reported > Some(1) {
-        return Ok(orders.days());
-    }
-    dates(&session, JOB, RATES_TOUCHED).await
 }
 
 /// Says which currencies of the rows written have no rate.

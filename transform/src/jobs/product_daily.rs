@@ -1,16 +1,20 @@
-//! `event_items` + `order_items` + `products` -> `product_daily`.
+//! `event_items` + `order_items` + `orders_enriched` + `products` -> `product_daily`.
 
 use std::collections::BTreeSet;
 
 use clickmill_schemas::Date;
-use clickmill_schemas::tables::{EVENT_ITEMS, ORDER_ITEMS, PRODUCT_DAILY, PRODUCTS};
+use clickmill_schemas::tables::{
+    EVENT_ITEMS, ORDER_ITEMS, ORDERS_ENRICHED, PRODUCT_DAILY, PRODUCTS,
+};
 
 use super::context::{files_in, table_of, touched_days};
-use super::query::{Spread, dates, register_days, replace_days};
+use super::query::{Spread, dates, register_changed, register_days, replace_days};
 use super::{JobContext, Output};
 use crate::TransformError;
 
 const JOB: &str = "product_daily";
+/// What a line takes from its order.
+const ORDER_COLUMNS: &str = "order_id, currency, exchange_rate, reporting_currency, dt";
 
 /// Rows whose catalog columns a changed version of a product would change: the
 /// product joins as of the end of its day, and the first version reaches back.
@@ -46,17 +50,32 @@ WITH seen AS (
     min(category) AS sent_category, min(name) AS sent_name, min(brand) AS sent_brand
   FROM event_items WHERE product_id IS NOT NULL AND NOT is_bot GROUP BY product_id, dt
 ),
+lines AS (
+  SELECT i.product_id, i.dt, i.order_id, i.quantity, o.currency, o.exchange_rate, o.reporting_currency,
+    CAST(i.quantity AS DECIMAL(18,0)) * i.unit_price - coalesce(i.discount, CAST(0 AS DECIMAL(18,4))) AS amount
+  FROM order_items i LEFT JOIN orders_enriched o
+    ON i.order_id = o.order_id AND i.dt = o.dt AND o.match_status <> 'event_only'
+  WHERE i.product_id IS NOT NULL AND i.dt > DATE '1970-01-01'
+),
+converted AS (
+  SELECT *, TRY_CAST(TRY_CAST(amount AS DECIMAL(18,4)) * exchange_rate AS DECIMAL(18,4)) AS converted FROM lines
+),
 sold AS (
   SELECT product_id, dt, count(DISTINCT CASE WHEN quantity > 0 THEN order_id END) AS orders,
-    sum(quantity) AS units,
-    sum(CAST(quantity AS DECIMAL(18,0)) * unit_price - coalesce(discount, CAST(0 AS DECIMAL(18,4)))) AS revenue
-  FROM order_items WHERE product_id IS NOT NULL AND dt > DATE '1970-01-01' GROUP BY product_id, dt
+    sum(quantity) AS units, sum(amount) AS revenue,
+    CASE WHEN count(DISTINCT currency) = 1
+           AND count(*) FILTER (WHERE amount IS NOT NULL AND currency IS NULL) = 0
+         THEN min(currency) END AS revenue_currency,
+    max(reporting_currency) AS reporting_currency, sum(converted) AS reporting_revenue,
+    CASE WHEN max(reporting_currency) IS NOT NULL THEN count(amount) - count(converted) END AS unconverted
+  FROM converted GROUP BY product_id, dt
 ),
 facts AS (
   SELECT coalesce(v.product_id, s.product_id) AS product_id, coalesce(v.dt, s.dt) AS dt,
     coalesce(impressions, 0) AS impressions, coalesce(clicks, 0) AS clicks, coalesce(views, 0) AS views,
     coalesce(viewers, 0) AS viewers, coalesce(carts, 0) AS carts, coalesce(orders, 0) AS orders,
-    coalesce(units, 0) AS units, revenue, sent_category, sent_name, sent_brand
+    coalesce(units, 0) AS units, revenue, revenue_currency, reporting_currency, reporting_revenue,
+    unconverted, sent_category, sent_name, sent_brand
   FROM seen v FULL JOIN sold s ON v.product_id = s.product_id AND v.dt = s.dt
 ),
 versions AS (
@@ -74,6 +93,7 @@ dated AS (
 SELECT product_id, coalesce(name, sent_name) AS name, coalesce(brand, sent_brand) AS brand,
   CASE WHEN known THEN category ELSE sent_category END AS category,
   impressions, clicks, views, viewers, carts, orders, units, revenue,
+  revenue_currency, reporting_currency, reporting_revenue, unconverted,
   CASE WHEN views > 0 THEN CAST(orders AS DOUBLE) / CAST(views AS DOUBLE) END AS conversion,
   price, currency, stock, coalesce(backfilled, false) AS asof_backfilled, dt
 FROM dated WHERE nth = 1";
@@ -87,11 +107,16 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
         days.extend(touched_days(&context.change_of(upstream, &PRODUCT_DAILY).await?));
     }
     days.extend(catalog_days(context).await?);
+    days.extend(order_days(context).await?);
     if days.is_empty() {
         return Ok(output);
     }
     let session = context.session();
-    for (name, spec) in [("event_items", &EVENT_ITEMS), ("order_items", &ORDER_ITEMS)] {
+    for (name, spec) in [
+        ("event_items", &EVENT_ITEMS),
+        ("order_items", &ORDER_ITEMS),
+        ("orders_enriched", &ORDERS_ENRICHED),
+    ] {
         let files = files_in(&context.current(spec).await?, &days);
         session.register_table(name, table_of(spec, files)).map_err(&fail)?;
     }
@@ -102,6 +127,18 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     output.counts.insert("product_daily", change.adds.iter().map(|file| file.rows).sum());
     output.changes.insert("product_daily", change);
     Ok(output)
+}
+
+/// Days of orders whose currency or rate is another one now.
+async fn order_days(context: &JobContext<'_>) -> Result<BTreeSet<Date>, TransformError> {
+    let change = context.change_of(&ORDERS_ENRICHED, &PRODUCT_DAILY).await?;
+    if change.is_empty() {
+        return Ok(BTreeSet::new());
+    }
+    let session = context.session();
+    let (name, filter) = ("changed_orders", "WHERE match_status <> 'event_only'");
+    register_changed(&session, JOB, name, &ORDERS_ENRICHED, &change, ORDER_COLUMNS, filter).await?;
+    dates(&session, JOB, "SELECT DISTINCT dt FROM changed_orders").await
 }
 
 /// Days of the table that a changed catalog changes.

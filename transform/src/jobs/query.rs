@@ -349,12 +349,12 @@ async fn write_stream(
 pub async fn replace_all(
     context: &JobContext<'_>,
     job: &'static str,
+    session: &SessionContext,
     spec: &'static TableSpec,
     sources: &[&'static TableSpec],
     sql: &str,
 ) -> Result<Output, TransformError> {
     let mut output = Output::default();
-    let session = context.session();
     let mut is_stale = false;
     for source in sources {
         is_stale |= !context.change_of(source, spec).await?.is_empty();

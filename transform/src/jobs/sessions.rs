@@ -1,4 +1,4 @@
-//! `events` -> `sessions`.
+//! `events` + `currency_rates` -> `sessions`.
 //!
 //! A session belongs to the day it starts on. Days on which a touched session
 //! starts, or started before, are computed again from that day and the next.
@@ -8,14 +8,17 @@
 //! and a browser that restores its tabs stays below it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use clickmill_schemas::Date;
 use clickmill_schemas::tables::{EVENTS, SESSIONS};
 
 use super::context::{files_in, table_of, touched_days, widened};
+use super::exchange::{Exchange, revalued_days};
 use super::query::{Spread, dates, register_days, replace_days};
 use super::{JobContext, Output};
 use crate::TransformError;
+use crate::sessionize::LOOKBACK_DAYS;
 use clickmill_lake::table::Change;
 
 const JOB: &str = "sessions";
@@ -24,6 +27,9 @@ const JOB: &str = "sessions";
 const RATE_VIEWS: u32 = 30;
 /// ... within less than this are no person's.
 const RATE_WINDOW_SECONDS: u32 = 60;
+
+/// Amounts that rates convert, of a purchase on the session's day or the next.
+const AMOUNTS: &str = "SELECT dt, currency FROM held WHERE revenue IS NOT NULL";
 
 const STARTS_NOW: &str = "
 SELECT DISTINCT dt FROM (
@@ -58,13 +64,21 @@ steps AS (
 ),
 bought AS (
   SELECT session_id, count(order_id) AS orders, sum(revenue) AS revenue,
-    CASE WHEN count(DISTINCT currency) = 1 THEN min(currency) END AS currency
+    CASE WHEN count(DISTINCT currency) = 1 THEN min(currency) END AS currency,
+    CASE WHEN count(revenue) > 0 THEN {reporting} END AS reporting_currency,
+    sum(converted) AS reporting_revenue,
+    CASE WHEN count(revenue) > 0 AND {reporting} IS NOT NULL THEN count(revenue) - count(converted)
+    END AS unconverted
   FROM (
-    SELECT session_id, order_id, coalesce(revenue, total) AS revenue, currency,
-      row_number() OVER (PARTITION BY session_id, coalesce(order_id, event_id)
-                         ORDER BY session_seq) AS copy
-    FROM events WHERE event_name = 'purchase' AND session_id IS NOT NULL)
-  WHERE copy = 1 GROUP BY session_id
+    SELECT session_id, order_id, revenue, currency,
+      TRY_CAST(revenue * exchange_rate(currency, dt) AS DECIMAL(18,4)) AS converted
+    FROM (
+      SELECT session_id, order_id, coalesce(revenue, total) AS revenue, currency, dt,
+        row_number() OVER (PARTITION BY session_id, coalesce(order_id, event_id)
+                           ORDER BY session_seq) AS copy
+      FROM events WHERE event_name = 'purchase' AND session_id IS NOT NULL)
+    WHERE copy = 1)
+  GROUP BY session_id
 ),
 summed AS (
   SELECT session_id, min(visitor_id) AS visitor_id,
@@ -103,7 +117,8 @@ summed AS (
 SELECT s.*,
   (CAST(ended_at AS BIGINT) - CAST(started_at AS BIGINT)) / 1000 AS duration_ms,
   s.events = 1 AND purchases = 0 AS is_bounce,
-  coalesce(b.orders, 0) AS orders, b.revenue, b.currency,
+  coalesce(b.orders, 0) AS orders, b.revenue, b.currency, b.reporting_currency, b.reporting_revenue,
+  b.unconverted,
   product_views > 0 AS has_product_view, add_to_carts > 0 AS has_add_to_cart,
   checkouts > 0 AS has_checkout, purchases > 0 AS has_purchase,
   coalesce(marked_channel, channel) AS last_channel,
@@ -118,21 +133,26 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let fail = TransformError::job(JOB);
     let mut output = Output::default();
     let change = context.change_of(&EVENTS, &SESSIONS).await?;
-    if change.is_empty() {
+    let revalued = revalued_days(context, JOB, &SESSIONS, AMOUNTS, LOOKBACK_DAYS).await?;
+    if change.is_empty() && revalued.is_empty() {
         return Ok(output);
     }
     let events = context.current(&EVENTS).await?;
     let sessions = context.current(&SESSIONS).await?;
-    let days = if sessions.files().is_empty() {
+    let mut days = if sessions.files().is_empty() {
         touched_days(&change)
     } else {
         start_days(context, &change).await?
     };
+    days.extend(revalued);
     let session = context.session();
     let files = files_in(&events, &widened(&days, 0, 1));
     session.register_table("events", table_of(&EVENTS, files)).map_err(&fail)?;
     register_days(&session, JOB, "days", &days)?;
-    let sql = COMPUTED
+    let exchange = Arc::new(Exchange::now(context).await?);
+    exchange.register(&session);
+    let sql = exchange
+        .in_sql(COMPUTED)
         .replace("{before}", &(RATE_VIEWS - 1).to_string())
         .replace("{window}", &(i64::from(RATE_WINDOW_SECONDS) * 1_000_000).to_string());
     let change = replace_days(context, JOB, &session, &sessions, &days, &sql, Spread::Many).await?;

@@ -14,6 +14,7 @@ use super::columns;
 use super::lines;
 use super::value::Rule;
 
+pub use super::datasets::Datasets;
 pub use super::dms_config::{DmsMapping, DmsSource};
 pub use super::expect::{Age, Expect};
 pub use super::live::config::{DatabaseSource, Incremental, LiveMapping, Overlap, ScanSource, Tls};
@@ -53,21 +54,9 @@ pub struct ExportSource {
     /// The folder that holds the exports, or one export: a path, `file:///...`,
     /// `s3://bucket/prefix`, or `lake:exports/rds` for a folder of the lake.
     pub path: String,
-    /// The table that holds the orders.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub orders: Option<TableMapping>,
-    /// The table that holds the orders' lines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub order_items: Option<TableMapping>,
-    /// The table that holds the customers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub customers: Option<TableMapping>,
-    /// The table that holds the catalog.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub products: Option<TableMapping>,
-    /// The table that holds the carts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub carts: Option<TableMapping>,
+    /// Which table holds which dataset.
+    #[serde(flatten)]
+    pub datasets: Datasets<TableMapping>,
     /// What would be strange of it.
     #[serde(default)]
     pub expect: Expect,
@@ -108,21 +97,9 @@ pub struct FilesSource {
     /// When the data was like this; by default the object's last modification.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exported_at: Option<ExportedAt>,
-    /// Which files hold the orders, and how.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub orders: Option<FilesMapping>,
-    /// Which files hold the orders' lines, and how.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub order_items: Option<FilesMapping>,
-    /// Which files hold the customers, and how.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub customers: Option<FilesMapping>,
-    /// Which files hold the catalog, and how.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub products: Option<FilesMapping>,
-    /// Which files hold the carts, and how.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub carts: Option<FilesMapping>,
+    /// Which files hold which dataset, and how.
+    #[serde(flatten)]
+    pub datasets: Datasets<FilesMapping>,
     /// Files of order lines, each with its order's fields.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<LinesMapping>,
@@ -312,7 +289,7 @@ impl SourceConfig {
     fn check(&self) -> Result<(), String> {
         match self {
             Self::RdsExport(source) | Self::DynamodbExport(source) => {
-                for (dataset, mapping) in source.mappings() {
+                for (dataset, mapping) in source.datasets.mappings() {
                     check_columns(dataset.section(), &[dataset], &mapping.columns)?;
                 }
                 Ok(())
@@ -354,35 +331,7 @@ impl SourceConfig {
     }
 }
 
-impl ExportSource {
-    /// The datasets with a section of their own.
-    pub(super) fn mappings(&self) -> impl Iterator<Item = (Dataset, &TableMapping)> {
-        [
-            (Dataset::Orders, &self.orders),
-            (Dataset::OrderItems, &self.order_items),
-            (Dataset::Customers, &self.customers),
-            (Dataset::ProductObservations, &self.products),
-            (Dataset::Carts, &self.carts),
-        ]
-        .into_iter()
-        .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
-    }
-}
-
 impl FilesSource {
-    /// The datasets with a section of their own.
-    pub(super) fn mappings(&self) -> impl Iterator<Item = (Dataset, &FilesMapping)> {
-        [
-            (Dataset::Orders, &self.orders),
-            (Dataset::OrderItems, &self.order_items),
-            (Dataset::Customers, &self.customers),
-            (Dataset::ProductObservations, &self.products),
-            (Dataset::Carts, &self.carts),
-        ]
-        .into_iter()
-        .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
-    }
-
     /// The layout of its CSV.
     pub(super) fn csv(&self) -> CsvLayout {
         CsvLayout {
@@ -401,18 +350,11 @@ impl FilesSource {
         if self.format == FileFormat::Csv && !self.header && self.names.is_empty() {
             return Err("] header = false needs names = [...], the columns' names in order".into());
         }
-        for (dataset, mapping) in self.mappings() {
+        for (dataset, mapping) in self.datasets.mappings() {
             check_columns(dataset.section(), &[dataset], &mapping.columns)?;
         }
         let Some(mapping) = &self.lines else {
-            if self.mappings().next().is_none() {
-                return Err(
-                    "] says of no dataset where it is: add a section .orders, .order_items, \
-                            .customers, .products, .carts or .lines"
-                        .into(),
-                );
-            }
-            return Ok(());
+            return self.datasets.check_any(", .carts or .lines");
         };
         check_columns("lines", &lines::DATASETS, &mapping.columns)?;
         for needed in lines::REQUIRED {

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use clickmill_schemas::tables::Kind;
 use serde::{Deserialize, Serialize};
 
-use super::Dataset;
-use super::config::{ColumnMapping, Expect, check_columns, comma};
+use super::config::{ColumnMapping, Datasets, Expect, check_columns, comma};
 use super::value::Rule;
 
 /// Full loads and change capture that DMS wrote to S3.
@@ -34,21 +33,9 @@ pub struct DmsSource {
     /// When the full load was made; by default when its files were last written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loaded_at: Option<String>,
-    /// The table that holds the orders.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub orders: Option<DmsMapping>,
-    /// The table that holds the orders' lines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub order_items: Option<DmsMapping>,
-    /// The table that holds the customers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub customers: Option<DmsMapping>,
-    /// The table that holds the catalog.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub products: Option<DmsMapping>,
-    /// The table that holds the carts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub carts: Option<DmsMapping>,
+    /// Which table holds which dataset.
+    #[serde(flatten)]
+    pub datasets: Datasets<DmsMapping>,
     /// What would be strange of it.
     #[serde(default)]
     pub expect: Expect,
@@ -70,19 +57,6 @@ pub struct DmsMapping {
 }
 
 impl DmsSource {
-    /// The datasets with a section of their own.
-    pub(super) fn mappings(&self) -> impl Iterator<Item = (Dataset, &DmsMapping)> {
-        [
-            (Dataset::Orders, &self.orders),
-            (Dataset::OrderItems, &self.order_items),
-            (Dataset::Customers, &self.customers),
-            (Dataset::ProductObservations, &self.products),
-            (Dataset::Carts, &self.carts),
-        ]
-        .into_iter()
-        .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
-    }
-
     pub(super) fn check(&self) -> Result<(), String> {
         if !self.delimiter.is_ascii() {
             return Err(format!("] delimiter `{}` is not one ASCII character", self.delimiter));
@@ -91,7 +65,7 @@ impl DmsSource {
             let rule = Rule::new(Kind::Timestamp, None)?;
             rule.time(text).map_err(|problem| format!("] loaded_at: {problem}"))?;
         }
-        for (dataset, mapping) in self.mappings() {
+        for (dataset, mapping) in self.datasets.mappings() {
             let section = dataset.section();
             if let Some(name) = super::dms::twice(&mapping.names) {
                 return Err(format!(".{section}] names `{name}` twice"));

@@ -38,6 +38,7 @@ mod cast;
 mod changes;
 mod columns;
 mod csv_rows;
+mod datasets;
 mod dms;
 mod dms_config;
 mod dynamodb;
@@ -65,6 +66,8 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use clickmill_lake::Lake;
 use clickmill_schemas::{Reject, Timestamp};
+use object_store::ObjectStoreExt as _;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -255,6 +258,39 @@ pub struct SourceRows {
     pub rejects: Vec<Reject<'static>>,
     /// What was noticed while reading.
     pub notices: Vec<Notice>,
+}
+
+/// The first file of some exports that is gone, or another one now, by its name for a person.
+///
+/// # Errors
+/// [`SourceError`] where a store does not answer.
+pub(crate) async fn first_gone(
+    lake: &Lake,
+    exports: &[Export],
+) -> Result<Option<String>, SourceError> {
+    let mut stores = fetch::Stores::new(lake);
+    for export in exports {
+        for file in &export.files {
+            let store = stores.get(&export.source, &file.location).await?;
+            let found = store.head(&Path::from(file.path.as_str())).await;
+            let is_there = match found {
+                Ok(meta) => file.etag.is_empty() || meta.e_tag.as_ref() == Some(&file.etag),
+                Err(object_store::Error::NotFound { .. }) => false,
+                Err(source) => {
+                    return Err(SourceError::Store {
+                        source_name: export.source.clone(),
+                        operation: "read",
+                        object: file.object(),
+                        source: Box::new(source),
+                    });
+                }
+            };
+            if !is_there {
+                return Ok(Some(file.object()));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Lists the exports that lie under the configured places. What is wrong with one

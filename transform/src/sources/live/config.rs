@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::Dataset;
-use super::super::config::{ColumnMapping, TableMapping, check_columns};
+use super::super::config::{ColumnMapping, Datasets, TableMapping, check_columns};
 use super::super::expect::{Age, Expect};
 
 /// The rows that one query asks for.
@@ -49,21 +48,9 @@ pub struct DatabaseSource {
     /// Rows that one query asks for.
     #[serde(default = "page_rows")]
     pub page_rows: u32,
-    /// The table that holds the orders.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub orders: Option<LiveMapping>,
-    /// The table that holds the orders' lines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub order_items: Option<LiveMapping>,
-    /// The table that holds the customers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub customers: Option<LiveMapping>,
-    /// The table that holds the catalog.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub products: Option<LiveMapping>,
-    /// The table that holds the carts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub carts: Option<LiveMapping>,
+    /// Which table holds which dataset.
+    #[serde(flatten)]
+    pub datasets: Datasets<LiveMapping>,
     /// What would be strange of it.
     #[serde(default)]
     pub expect: Expect,
@@ -139,40 +126,15 @@ pub struct ScanSource {
     /// The least time between two reads of a table.
     #[serde(default = "read_every")]
     pub read_every: Age,
-    /// The table that holds the orders.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub orders: Option<TableMapping>,
-    /// The table that holds the orders' lines.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub order_items: Option<TableMapping>,
-    /// The table that holds the customers.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub customers: Option<TableMapping>,
-    /// The table that holds the catalog.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub products: Option<TableMapping>,
-    /// The table that holds the carts.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub carts: Option<TableMapping>,
+    /// Which table holds which dataset.
+    #[serde(flatten)]
+    pub datasets: Datasets<TableMapping>,
     /// What would be strange of it.
     #[serde(default)]
     pub expect: Expect,
 }
 
 impl DatabaseSource {
-    /// The datasets with a section of their own.
-    pub(in super::super) fn mappings(&self) -> impl Iterator<Item = (Dataset, &LiveMapping)> {
-        [
-            (Dataset::Orders, &self.orders),
-            (Dataset::OrderItems, &self.order_items),
-            (Dataset::Customers, &self.customers),
-            (Dataset::ProductObservations, &self.products),
-            (Dataset::Carts, &self.carts),
-        ]
-        .into_iter()
-        .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
-    }
-
     /// The error continues a section's name: `.orders] ...`.
     pub(in super::super) fn check(&self) -> Result<(), String> {
         if self.password_env.is_some() && self.password_file.is_some() {
@@ -181,10 +143,8 @@ impl DatabaseSource {
         if self.page_rows == 0 || self.page_rows > MAX_PAGE_ROWS {
             return Err(format!("] page_rows must be from 1 to {MAX_PAGE_ROWS}"));
         }
-        if self.mappings().next().is_none() {
-            return Err(nothing_to_read());
-        }
-        for (dataset, mapping) in self.mappings() {
+        self.datasets.check_any(" or .carts")?;
+        for (dataset, mapping) in self.datasets.mappings() {
             check_columns(dataset.section(), &[dataset], &mapping.columns)?;
         }
         Ok(())
@@ -192,19 +152,6 @@ impl DatabaseSource {
 }
 
 impl ScanSource {
-    /// The datasets with a section of their own.
-    pub(in super::super) fn mappings(&self) -> impl Iterator<Item = (Dataset, &TableMapping)> {
-        [
-            (Dataset::Orders, &self.orders),
-            (Dataset::OrderItems, &self.order_items),
-            (Dataset::Customers, &self.customers),
-            (Dataset::ProductObservations, &self.products),
-            (Dataset::Carts, &self.carts),
-        ]
-        .into_iter()
-        .filter_map(|(dataset, mapping)| Some((dataset, mapping.as_ref()?)))
-    }
-
     /// The error continues a section's name: `.orders] ...`.
     pub(in super::super) fn check(&self) -> Result<(), String> {
         if !(1..=100).contains(&self.capacity_percent) {
@@ -216,20 +163,12 @@ impl ScanSource {
         if self.on_demand_units == Some(0) {
             return Err("] on_demand_units must not be 0".to_owned());
         }
-        if self.mappings().next().is_none() {
-            return Err(nothing_to_read());
-        }
-        for (dataset, mapping) in self.mappings() {
+        self.datasets.check_any(" or .carts")?;
+        for (dataset, mapping) in self.datasets.mappings() {
             check_columns(dataset.section(), &[dataset], &mapping.columns)?;
         }
         Ok(())
     }
-}
-
-fn nothing_to_read() -> String {
-    "] says of no dataset where it is: add a section .orders, .order_items, .customers, \
-     .products or .carts"
-        .to_owned()
 }
 
 const fn read_every() -> Age {

@@ -50,6 +50,12 @@ pub(super) trait Database: Send {
     async fn end(&mut self);
 }
 
+/// The time in the only column of the last of some rows.
+pub(super) fn moment(rows: &[Row]) -> Result<Timestamp, Problem> {
+    let text = rows.last().and_then(|row| row.first()).cloned().flatten();
+    Ok(Timestamp::parse(&text.unwrap_or_default())?)
+}
+
 /// The password of a source, where its configuration names one.
 ///
 /// # Errors
@@ -91,7 +97,7 @@ pub(super) async fn pull(
         _ => return,
     };
     let mut connected: Option<Box<dyn Database>> = None;
-    for (dataset, mapping) in config.mappings() {
+    for (dataset, mapping) in config.datasets.mappings() {
         let table = Table { lake, source: name, dataset };
         let read = Read { table, place: source.place(), config, mapping };
         match read.is_due(dialect).await {

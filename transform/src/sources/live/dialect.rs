@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::config::Overlap;
+use super::database::Row;
 
 /// Seconds that an incremental read of times reaches back, where nothing else is said.
 const OVERLAP_SECONDS: u64 = 600;
@@ -41,7 +42,32 @@ enum Sort {
     Number,
     Time,
     Binary,
+    Bits,
     Other,
+}
+
+impl Shape {
+    /// Out of a row a column: the schema, its name, its type, and its place in the primary key,
+    /// from 1. `None` where there is no row.
+    pub(super) fn of_rows(dialect: Dialect, table: &str, rows: Vec<Row>) -> Option<Self> {
+        let schema = rows.first().and_then(|row| row.first())?.clone()?;
+        let mut columns = Vec::new();
+        let mut key = Vec::new();
+        for (at, row) in rows.into_iter().enumerate() {
+            let mut row = row.into_iter().skip(1).map(Option::unwrap_or_default);
+            let mut next = || row.next().unwrap_or_default();
+            columns.push(Column { name: next(), type_name: next() });
+            if let Ok(nth) = next().parse::<usize>() {
+                key.push((nth, at));
+            }
+        }
+        key.sort_unstable();
+        Some(Self {
+            name: format!("{}.{}", dialect.quoted(&schema), dialect.quoted(table)),
+            columns,
+            primary_key: key.into_iter().map(|(_, at)| at).collect(),
+        })
+    }
 }
 
 impl Column {
@@ -57,6 +83,7 @@ impl Column {
             "binary" | "varbinary" | "blob" | "tinyblob" | "mediumblob" | "longblob" => {
                 Sort::Binary
             }
+            "bit" => Sort::Bits,
             _ => Sort::Other,
         }
     }
@@ -81,6 +108,16 @@ impl Dialect {
         }
     }
 
+    /// A column by which rows are ordered and compared.
+    fn ordered(self, column: &Column) -> String {
+        let quoted = self.quoted(&column.name);
+        match (self, column.type_name.as_str()) {
+            // MySQL orders them by place and compares them as text: pages would leave rows out.
+            (Self::Mysql, "enum" | "set") => format!("CAST({quoted} AS CHAR)"),
+            _ => quoted,
+        }
+    }
+
     /// A value of a column as the database printed it, for a comparison with the column.
     fn literal(self, column: &Column, value: &str) -> String {
         match (self, column.sort()) {
@@ -88,7 +125,9 @@ impl Dialect {
                 format!("CAST({} AS {})", self.text(value), column.type_name)
             }
             // As text it would be compared as a double, which has 53 bits.
-            (Self::Mysql, Sort::Integer | Sort::Number) if is_number(value) => value.to_owned(),
+            (Self::Mysql, Sort::Integer | Sort::Number | Sort::Bits) if is_number(value) => {
+                value.to_owned()
+            }
             (Self::Mysql, Sort::Binary) => {
                 format!("x'{}'", value.strip_prefix("\\x").unwrap_or_default())
             }
@@ -137,7 +176,7 @@ impl Dialect {
         let pairs: Vec<(String, String)> = order
             .iter()
             .zip(after)
-            .map(|(column, value)| (self.quoted(&column.name), self.literal(column, value)))
+            .map(|(column, value)| (self.ordered(column), self.literal(column, value)))
             .collect();
         if self == Self::Postgresql {
             let names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
@@ -192,7 +231,8 @@ impl Page<'_> {
             // Writing to a String does not fail.
             let _ = write!(sql, " WHERE {}", conditions.join(" AND "));
         }
-        let _ = write!(sql, " ORDER BY {} LIMIT {}", list(self.order), self.rows);
+        let order: Vec<String> = order.iter().map(|column| dialect.ordered(column)).collect();
+        let _ = write!(sql, " ORDER BY {} LIMIT {}", order.join(", "), self.rows);
         Ok(sql)
     }
 }
@@ -275,6 +315,13 @@ mod tests {
         let binary = shape(&[("id", "binary"), ("x", "text")]);
         assert!(
             sql(Dialect::Mysql, &binary, &[0], &["\\xdeadbeef"]).contains("`id` > x'deadbeef'")
+        );
+        // What has an order of its own is ordered as it is compared.
+        let kind = shape(&[("id", "enum"), ("x", "text")]);
+        assert_eq!(
+            sql(Dialect::Mysql, &kind, &[0], &["a"]),
+            "SELECT `id`, `x` FROM t WHERE CAST(`id` AS CHAR) >= _utf8mb4 x'61' AND \
+             ((CAST(`id` AS CHAR) > _utf8mb4 x'61')) ORDER BY CAST(`id` AS CHAR) LIMIT 3"
         );
     }
 

@@ -7,7 +7,7 @@ use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder, SslOpts, Value};
 
 use super::config::{DatabaseSource, Tls};
-use super::database::{Database, Problem, Row};
+use super::database::{Database, Problem, Row, moment};
 use super::dialect::{Column, Dialect, Shape, hex};
 use super::tls;
 
@@ -60,8 +60,7 @@ impl Database for Mysql {
     async fn begin(&mut self) -> Result<Timestamp, Problem> {
         self.connection.query_drop(BEGIN).await?;
         let rows = self.rows(NOW).await?;
-        let now = rows.last().and_then(|row| row.first()).cloned().flatten();
-        Ok(Timestamp::parse(&now.unwrap_or_default())?)
+        moment(&rows)
     }
 
     async fn shape(&mut self, schema: Option<&str>, table: &str) -> Result<Option<Shape>, Problem> {
@@ -76,24 +75,7 @@ impl Database for Mysql {
              ORDER BY c.ORDINAL_POSITION",
             dialect.text(table)
         );
-        let rows = self.rows(&sql).await?;
-        let Some(schema) = rows.first().and_then(|row| row[0].clone()) else { return Ok(None) };
-        let mut columns = Vec::new();
-        let mut key = Vec::new();
-        for (at, row) in rows.into_iter().enumerate() {
-            let mut row = row.into_iter().skip(1).map(Option::unwrap_or_default);
-            let mut next = || row.next().unwrap_or_default();
-            columns.push(Column { name: next(), type_name: next() });
-            if let Ok(nth) = next().parse::<usize>() {
-                key.push((nth, at));
-            }
-        }
-        key.sort_unstable();
-        Ok(Some(Shape {
-            name: format!("{}.{}", dialect.quoted(&schema), dialect.quoted(table)),
-            columns,
-            primary_key: key.into_iter().map(|(_, at)| at).collect(),
-        }))
+        Ok(Shape::of_rows(dialect, table, self.rows(&sql).await?))
     }
 
     async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, Problem> {

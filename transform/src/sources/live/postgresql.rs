@@ -7,7 +7,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::config::{DatabaseSource, Tls};
-use super::database::{CONNECT_TIMEOUT, Database, Problem, Row};
+use super::database::{CONNECT_TIMEOUT, Database, Problem, Row, moment};
 use super::dialect::{Column, Dialect, Shape};
 use super::tls;
 
@@ -91,8 +91,7 @@ impl Database for Postgresql {
 
     async fn begin(&mut self) -> Result<Timestamp, Problem> {
         let rows = self.texts(BEGIN).await?;
-        let now = rows.last().and_then(|row| row.first()).cloned().flatten();
-        Ok(Timestamp::parse(&now.unwrap_or_default())?)
+        moment(&rows)
     }
 
     async fn shape(&mut self, schema: Option<&str>, table: &str) -> Result<Option<Shape>, Problem> {
@@ -113,24 +112,7 @@ impl Database for Postgresql {
                AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             dialect.text(table)
         );
-        let rows = self.texts(&sql).await?;
-        let Some(schema) = rows.first().and_then(|row| row[0].clone()) else { return Ok(None) };
-        let mut columns = Vec::new();
-        let mut key = Vec::new();
-        for (at, row) in rows.into_iter().enumerate() {
-            let mut row = row.into_iter().skip(1).map(Option::unwrap_or_default);
-            let mut next = || row.next().unwrap_or_default();
-            columns.push(Column { name: next(), type_name: next() });
-            if let Ok(nth) = next().parse::<usize>() {
-                key.push((nth, at));
-            }
-        }
-        key.sort_unstable();
-        Ok(Some(Shape {
-            name: format!("{}.{}", dialect.quoted(&schema), dialect.quoted(table)),
-            columns,
-            primary_key: key.into_iter().map(|(_, at)| at).collect(),
-        }))
+        Ok(Shape::of_rows(dialect, table, self.texts(&sql).await?))
     }
 
     async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, Problem> {

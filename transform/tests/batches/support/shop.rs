@@ -161,6 +161,11 @@ impl Shop {
         bytes
     }
 
+    /// Removes a table from the lake, as if no run had ever made it.
+    pub fn forget(&self, table: &str) {
+        std::fs::remove_dir_all(self.folder.path().join("tables").join(table)).expect("removes");
+    }
+
     pub fn options(&self) -> RunOptions {
         let folder = self.exports.path().display().to_string();
         let text = self.sources.replace("FOLDER", &folder);

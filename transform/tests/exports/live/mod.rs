@@ -1,10 +1,11 @@
-//! Do the tables say what databases hold that are read live: PostgreSQL, and DynamoDB?
+//! Do the tables say what databases hold that are read live: PostgreSQL, MariaDB, and DynamoDB?
 //!
 //! They need the servers of `tests/servers.py`. Expected answers are those of the
 //! database itself, or stand here.
 
 mod database;
 mod dynamo;
+mod mariadb;
 mod postgresql;
 mod secured;
 
