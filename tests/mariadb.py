@@ -57,7 +57,7 @@ def find(home):
     shutil.rmtree(work, ignore_errors=True)
     (work / "lists" / "partial").mkdir(parents=True)
     try:
-        options = download(work, ["mariadb-server-core"], [])
+        options = download(work, ["mariadb-server-core"], ["-o", "Acquire::Retries=5"])
         missing = missing_libraries(work)
         if missing:
             download(work, dependencies(options), options)
@@ -76,10 +76,10 @@ def download(work, packages, options):
     try:
         quiet(["apt-get", *options, "download", *packages], work)
     except subprocess.CalledProcessError:
-        if options:
+        if any(option.startswith("Dir::State::Lists=") for option in options):
             raise
         # This machine has no lists of packages: its own are made beside the download, which needs no root.
-        options = ["-o", f"Dir::State::Lists={work / 'lists'}", "-o", f"Dir::Cache={work}",
+        options = [*options, "-o", f"Dir::State::Lists={work / 'lists'}", "-o", f"Dir::Cache={work}",
                    "-o", "Debug::NoLocking=1"]
         quiet(["apt-get", *options, "update"], work)
         quiet(["apt-get", *options, "download", *packages], work)
