@@ -30,7 +30,7 @@ seen AS (
   SELECT visitor_id, 'email', identifier, event_ts, 1, dt FROM mailed WHERE identifier IS NOT NULL
   UNION ALL
   SELECT visitor_id, 'order', customer_id, event_ts, 1, dt FROM orders_enriched
-  WHERE match_status IN ('matched', 'value_mismatch')
+  WHERE match_status IN ('matched', 'value_mismatch', 'currency_mismatch')
     AND visitor_id IS NOT NULL AND customer_id IS NOT NULL
 )
 SELECT visitor_id, method, identifier, min(first_seen) AS first_seen, sum(events) AS events, dt

@@ -95,7 +95,7 @@ async fn other_rates_recompute_the_days_that_they_convert_and_no_others() {
 #[tokio::test]
 async fn a_purchase_in_another_currency_is_a_mismatch_of_its_own_kind() {
     let mut shop = Shop::new().await;
-    shop.tables = Some(vec!["orders_enriched".to_owned()]);
+    shop.tables = Some(vec!["orders_enriched".to_owned(), "identity_links".to_owned()]);
     let mut events = Vec::new();
     for (order, currency) in [("same", Some("eur")), ("other", Some("USD")), ("silent", None)] {
         let mut event = purchase(order, "v", "2026-03-10T10:00:00Z", order);
@@ -110,11 +110,11 @@ async fn a_purchase_in_another_currency_is_a_mismatch_of_its_own_kind() {
     shop.land(&events).await;
     let rows = ["same", "other", "silent", "both"];
     let rows: String =
-        rows.iter().map(|id| format!("{id},2026-03-10T10:00:00Z,10,EUR\n")).collect();
+        rows.iter().map(|id| format!("{id},c,2026-03-10T10:00:00Z,10,EUR\n")).collect();
     shop.export(
         "orders",
         "20260401T000000",
-        &format!("order_id,ordered_at,total,currency\n{rows}"),
+        &format!("order_id,customer_id,ordered_at,total,currency\n{rows}"),
     );
     shop.run().await;
     assert_eq!(
@@ -127,6 +127,9 @@ async fn a_purchase_in_another_currency_is_a_mismatch_of_its_own_kind() {
             "silent|matched|EUR|-",
         ]
     );
+    // Whoever bought is known all the same.
+    let links = "SELECT visitor_id, method, identifier, events FROM identity_links ORDER BY ALL";
+    assert_eq!(shop.sql(links).await, ["v|order|c|4"]);
 }
 
 /// A purchase of some amount; without a currency where it names none.
