@@ -113,6 +113,28 @@ class Tables(support.Case):
         self.assertEqual([run.wait(support.COMMAND_SECONDS) for run in runs], [0, 0])
         self.assert_same_tables(lake, lakes.more_days())
 
+    def test_queries_that_race_a_run_see_all_that_it_appends_and_rewrites_or_nothing(self):
+        def counts(name):
+            return " UNION ALL ".join(f"SELECT '{table}' AS t, count(*) AS n, min(dt) AS f, max(dt) AS l FROM {name(table)}"
+                                      for table in ("events", "sessions", "orders_enriched", "product_daily"))
+
+        def rows(answer):
+            return sorted((table, n, str(first), str(last)) for table, n, first, last in answer)
+
+        lake = support.copy(lakes.landed(), self.folder / "lake")
+        before, after = (rows(support.query(one, counts("{{{}}}".format))) for one in (lakes.first_days(), lakes.more_days()))
+        self.assertNotEqual(before, after)
+        run, seen = support.spawn("etl", "run", "--lake", lake), []
+        while run.poll() is None:
+            answer = self.clickmill("sql", "--lake", lake, "-c", counts(str), "--format", "json").stdout
+            seen.append(rows(tuple(row.values()) for row in json.loads(answer)))
+        self.assertEqual(run.returncode, 0)
+        self.assertIn(before, seen, "no query was quick enough")
+        # Days were rewritten, and everything else appended, by one batch: there is nothing between.
+        self.assertEqual([one for one in seen if one not in (before, after)], [])
+        answer = self.clickmill("sql", "--lake", lake, "-c", counts(str), "--format", "json").stdout
+        self.assertEqual(rows(tuple(row.values()) for row in json.loads(answer)), after)
+
     def test_a_rebuild_from_the_raw_zone_gives_the_same_rows(self):
         lake = support.copy(lakes.landed(), self.folder / "lake")
         for part in ("tables", "_clickmill/batches", "_clickmill/snapshots"):
