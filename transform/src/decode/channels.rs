@@ -10,11 +10,11 @@
 //! channel (`paid_social`, `newsletter`), that channel is taken. `internal` is ours:
 //! a page of the shop led to this one.
 
-use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{PoisonError, RwLock};
 
 use serde::Deserialize;
+
+use super::known::{Found, Known};
 
 /// Version of the default rules. A shop's own rules have the version that it gives them.
 pub const CHANNEL_RULES_VERSION: i32 = 2;
@@ -228,36 +228,6 @@ pub struct ChannelRules {
     known: Known,
 }
 
-/// Distinct traffic whose channel is kept; beyond it the cache starts anew.
-const MAX_KNOWN: usize = 100_000;
-
-/// Which rule each distinct traffic had; no part of what the rules are.
-#[derive(Debug, Default)]
-struct Known(RwLock<HashMap<Box<str>, Found>>);
-
-/// What decides a channel.
-#[derive(Clone, Copy, Debug)]
-enum Found {
-    /// The shop's rule of that place.
-    Own(usize),
-    /// A default one.
-    Default(&'static str),
-}
-
-impl Clone for Known {
-    fn clone(&self) -> Self {
-        Self::default()
-    }
-}
-
-impl PartialEq for Known {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
-}
-
-impl Eq for Known {}
-
 /// As written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -411,18 +381,7 @@ impl ChannelRules {
             }
         }
         let key = traffic.key(is_internal());
-        let known = self.known.0.read().unwrap_or_else(PoisonError::into_inner);
-        let found = known.get(key.as_str()).copied();
-        drop(known);
-        let found = found.unwrap_or_else(|| {
-            let found = self.decide(traffic);
-            let mut known = self.known.0.write().unwrap_or_else(PoisonError::into_inner);
-            if known.len() >= MAX_KNOWN {
-                known.clear();
-            }
-            known.insert(key.into_boxed_str(), found);
-            found
-        });
+        let found = self.known.of(key, || self.decide(traffic));
         match found {
             Found::Own(at) => self.rules.get(at).map_or("unassigned", |rule| &rule.channel),
             Found::Default(channel) => channel,

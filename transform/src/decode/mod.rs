@@ -4,4 +4,5 @@ pub mod channels;
 pub mod columns;
 pub mod enrich;
 pub mod hash;
+mod known;
 pub mod raw;
