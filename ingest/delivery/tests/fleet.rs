@@ -7,7 +7,7 @@
 
 mod support;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -262,6 +262,11 @@ async fn split_merge_and_split_of_a_child_under_load_lose_and_repeat_nothing() {
     resharded_under_load(&client, &lake, &Leases::Lake).await;
 }
 
+fn text(item: &HashMap<String, AttributeValue>, key: &str) -> String {
+    let AttributeValue::S(text) = &item[key] else { panic!("{key} of {item:?}") };
+    text.clone()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_in_dynamodb_share_a_stream_as_well() {
     let Some(client) = server().await else { return };
@@ -270,16 +275,24 @@ async fn leases_in_dynamodb_share_a_stream_as_well() {
     let dynamodb = kinesis::lease_client(&clickmill_lake::aws::sdk_config().await);
     let table = format!("fleet-{}", uuid::Uuid::new_v4());
     let leases = Leases::DynamoDb { client: dynamodb.clone(), table: table.clone() };
-    resharded_under_load(&client, &lake, &leases).await;
+    let stream = resharded_under_load(&client, &lake, &leases).await;
 
-    let items =
-        dynamodb.scan().table_name(&table).send().await.expect("answers").items.expect("some");
+    // What the killed one held is whoever's comes next, once its leases have expired.
+    let next = Running::start(shared(&stream, leases), &lake, &client);
+    let scan = async || {
+        let answer = dynamodb.scan().table_name(&table).send().await.expect("answers");
+        answer.items.expect("some")
+    };
+    let began = Instant::now();
+    while scan().await.iter().filter(|item| text(item, "checkpoint") == "SHARD_END").count() < 4 {
+        assert!(began.elapsed() < PATIENCE, "not ended: {:?}", scan().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    next.stop().await;
     let mut checkpoints = BTreeMap::new();
-    for item in items {
-        let AttributeValue::S(shard) = &item["leaseKey"] else { panic!("{item:?}") };
-        let AttributeValue::S(checkpoint) = &item["checkpoint"] else { panic!("{item:?}") };
+    for item in scan().await {
         assert!(!item.contains_key("leaseOwner"), "all left in order: {item:?}");
-        checkpoints.insert(shard.clone(), checkpoint.clone());
+        checkpoints.insert(text(&item, "leaseKey"), text(&item, "checkpoint"));
     }
     let ended: Vec<_> = checkpoints.values().map(|checkpoint| checkpoint == "SHARD_END").collect();
     assert_eq!(ended[..4], [true; 4], "{checkpoints:?}");

@@ -262,12 +262,7 @@ impl LeaseTable for DynamoDbTable {
         seen: Option<&Lease>,
         change: Change,
     ) -> Result<Option<Lease>, LeaseError> {
-        let lease = Lease {
-            shard: shard.to_owned(),
-            owner: (change == Change::Take).then(|| self.me.clone()),
-            finished: change == Change::Finish,
-            version: seen.map_or(0, |lease| lease.version) + 1,
-        };
+        let lease = Lease::next(shard, seen, change, &self.me);
         let changed = match seen {
             None => {
                 let mut added = self.add(&lease).await;

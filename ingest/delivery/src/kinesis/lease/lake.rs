@@ -61,10 +61,8 @@ impl fmt::Debug for LakeTable {
 #[derive(Serialize, Deserialize)]
 struct LeaseObject {
     format: u32,
-    shard: String,
-    version: u64,
-    owner: Option<String>,
-    finished: bool,
+    #[serde(flatten)]
+    lease: Lease,
     /// Who made this change: tells an own PUT that was repeated from another's.
     by: String,
 }
@@ -113,10 +111,11 @@ impl LakeTable {
         let corrupt = |reason: String| LeaseError::Corrupt { subject: path.to_string(), reason };
         let object: LeaseObject =
             serde_json::from_slice(&bytes).map_err(|error| corrupt(error.to_string()))?;
-        if object.format != FORMAT || object.shard != shard || object.version != version {
+        let Lease { shard: of, version: stands, .. } = &object.lease;
+        if object.format != FORMAT || of != shard || *stands != version {
             return Err(corrupt(format!(
                 "it says that it is version {} of {} in format {}",
-                object.version, object.shard, object.format
+                stands, of, object.format
             )));
         }
         Ok(Some(object))
@@ -177,16 +176,9 @@ impl LakeTable {
             .await?;
         for (shard, object) in read {
             let Some(object) = object else { return Ok(None) };
-            known.insert(shard, object.lease());
+            known.insert(shard, object.lease);
         }
         Ok(Some(View { leases: known.clone(), pulses }))
-    }
-}
-
-impl LeaseObject {
-    fn lease(self) -> Lease {
-        let Self { shard, version, owner, finished, .. } = self;
-        Lease { shard, owner, finished, version }
     }
 }
 
@@ -220,15 +212,9 @@ impl LeaseTable for LakeTable {
         seen: Option<&Lease>,
         change: Change,
     ) -> Result<Option<Lease>, LeaseError> {
-        let version = seen.map_or(0, |lease| lease.version) + 1;
-        let object = LeaseObject {
-            format: FORMAT,
-            shard: shard.to_owned(),
-            version,
-            owner: (change == Change::Take).then(|| self.me.clone()),
-            finished: change == Change::Finish,
-            by: self.me.clone(),
-        };
+        let lease = Lease::next(shard, seen, change, &self.me);
+        let version = lease.version;
+        let object = LeaseObject { format: FORMAT, lease, by: self.me.clone() };
         let path = self.lease_path(shard, version);
         let bytes = serde_json::to_vec(&object)
             .map_err(|error| LeaseError::request("encode", &path, error))?;
@@ -236,7 +222,7 @@ impl LeaseTable for LakeTable {
         if let Err(error) = self.store.put_opts(&path, bytes.into(), options).await {
             // Perhaps it is there all the same, by a repeat inside the client.
             match self.read(shard, version).await? {
-                Some(there) if there.by == self.me && there.owner == object.owner => {}
+                Some(there) if there.by == self.me && there.lease == object.lease => {}
                 Some(_) => return Ok(None),
                 None if matches!(error, Error::AlreadyExists { .. }) => return Ok(None),
                 None => return Err(LeaseError::request("write", &path, error)),
@@ -246,7 +232,7 @@ impl LeaseTable for LakeTable {
             // It costs space only where this fails: the next look deletes what was superseded.
             let _ = self.delete(vec![self.lease_path(shard, seen.version)]).await;
         }
-        let lease = object.lease();
+        let lease = object.lease;
         self.known.lock().await.insert(shard.to_owned(), lease.clone());
         Ok(Some(lease))
     }

@@ -32,6 +32,7 @@ use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use super::shards::Shard;
 
@@ -65,7 +66,7 @@ impl LeasePolicy {
 }
 
 /// One shard's lease, as the table has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lease {
     pub shard: String,
     /// Nobody where it is free.
@@ -74,6 +75,18 @@ pub(super) struct Lease {
     pub finished: bool,
     /// Another number after each change; what the next change is conditional on.
     pub version: u64,
+}
+
+impl Lease {
+    /// What `change` by the worker `me` makes of the lease of `shard` that was last `seen`.
+    fn next(shard: &str, seen: Option<&Self>, change: Change, me: &str) -> Self {
+        Self {
+            shard: shard.to_owned(),
+            owner: (change == Change::Take).then(|| me.to_owned()),
+            finished: change == Change::Finish,
+            version: seen.map_or(0, |lease| lease.version) + 1,
+        }
+    }
 }
 
 /// A sign of life: whenever `value` of a (worker, key) is another one, that worker lives.

@@ -37,12 +37,7 @@ impl LeaseTable for SoloTable {
         seen: Option<&Lease>,
         change: Change,
     ) -> Result<Option<Lease>, LeaseError> {
-        let lease = Lease {
-            shard: shard.to_owned(),
-            owner: (change == Change::Take).then(|| self.me.clone()),
-            finished: change == Change::Finish,
-            version: seen.map_or(0, |lease| lease.version) + 1,
-        };
+        let lease = Lease::next(shard, seen, change, &self.me);
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
         leases.insert(shard.to_owned(), lease.clone());
         Ok(Some(lease))

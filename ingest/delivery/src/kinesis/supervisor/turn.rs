@@ -1,0 +1,237 @@
+//! One turn of the loop: leases are shown alive, freed, let go of and taken.
+
+use std::collections::BTreeSet;
+
+use clickmill_lake::landing::{Chain, Source};
+use clickmill_lake::{Lake, LakeError};
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+
+use super::super::MAX_SHARDS;
+use super::super::config::{Leases, Until};
+use super::super::error::DeliverError;
+use super::super::lease::plan::{Situation, Taking, decide};
+use super::super::lease::{Change, Held, Lease, LeaseError, View};
+use super::super::reader::Stream;
+use super::super::shards::{Shard, readable};
+use super::super::worker::End;
+use super::{MAX_TAKES, Supervisor, Turn};
+
+/// Leases changed at once.
+const LEASE_CONCURRENCY: usize = 16;
+/// What a dead worker left in the table is removed after so many leases' time.
+const BURY_AFTER_LEASES: u32 = 30;
+/// Chains opened at once to confirm that they are closed.
+const CONFIRM_CONCURRENCY: usize = 16;
+/// Looks at the table of a worker that leaves; one of its name may take what it frees.
+const LAST_LOOKS: u32 = 4;
+
+impl Supervisor<'_> {
+    /// See the head of the module above.
+    pub(super) async fn turn(&mut self) -> Result<Turn, DeliverError> {
+        let held: Vec<Held> = self
+            .running
+            .keys()
+            .map(|shard| Held { shard: shard.clone(), position: self.monitor.position(shard) })
+            .collect();
+        self.table.beat(&held).await?;
+        let mut view = self.table.view().await?;
+        let now = std::time::Instant::now();
+        self.pulses.observe(&view, now);
+        self.free_what_ended(&mut view).await?;
+        self.let_go(&view);
+        self.confirm(&view).await?;
+        self.clear(&view, now).await?;
+        self.take(&mut view, now).await
+    }
+
+    /// Frees the leases of shards that ended, and says of those that are done that they are.
+    async fn free_what_ended(&mut self, view: &mut View) -> Result<(), DeliverError> {
+        self.ended.retain(|(shard, _)| view.owner(shard) == Some(&self.me));
+        let changes = self
+            .ended
+            .iter()
+            .filter_map(|(shard, end)| {
+                let change = if *end == End::Drained { Change::Finish } else { Change::Release };
+                view.leases.get(shard).map(|lease| (lease.clone(), change))
+            })
+            .collect();
+        let changed = self.change_all(changes).await?;
+        view.leases.extend(changed.into_iter().map(|lease| (lease.shard.clone(), lease)));
+        // One that changed since the look is still there: a sign of life came late.
+        self.ended.retain(|(shard, _)| view.owner(shard) == Some(&self.me));
+        Ok(())
+    }
+
+    /// Changes this worker's own leases; those that others took meanwhile are theirs.
+    async fn change_all(&self, changes: Vec<(Lease, Change)>) -> Result<Vec<Lease>, LeaseError> {
+        let table = &self.table;
+        stream::iter(changes)
+            .map(|(lease, change)| async move {
+                table.change(&lease.shard, Some(&lease), change).await
+            })
+            .buffer_unordered(LEASE_CONCURRENCY)
+            .try_filter_map(|changed| std::future::ready(Ok(changed)))
+            .try_collect()
+            .await
+    }
+
+    /// Stops reading what another worker has taken; what was read is committed, or loses.
+    fn let_go(&self, view: &View) {
+        for (shard, stop) in &self.running {
+            if view.owner(shard) != Some(&self.me) && !stop.is_cancelled() {
+                tracing::info!(shard, "another worker takes over this shard");
+                stop.cancel();
+            }
+        }
+    }
+
+    /// Holds what the table says is finished against the chains, once each: a table
+    /// that was shared with another lake would else hide a shard's records for good.
+    async fn confirm(&mut self, view: &View) -> Result<(), DeliverError> {
+        let listed = self.listed.iter().flatten();
+        let claimed: Vec<String> = listed
+            .map(|shard| &shard.id)
+            .filter(|id| !self.drained.contains(*id))
+            .filter(|id| view.leases.get(*id).is_some_and(|lease| lease.finished))
+            .cloned()
+            .collect();
+        let (lake, stream) = (self.lake, &self.stream);
+        let confirmed: Vec<(String, bool)> = stream::iter(claimed)
+            .map(|shard| async move {
+                let closed = is_closed(lake, stream, &shard).await;
+                closed
+                    .map(|closed| (shard.clone(), closed))
+                    .map_err(|source| DeliverError::lake(shard, source))
+            })
+            .buffer_unordered(CONFIRM_CONCURRENCY)
+            .try_collect()
+            .await?;
+        for (shard, closed) in confirmed {
+            if closed {
+                self.drained.insert(shard);
+            } else {
+                tracing::error!(
+                    shard,
+                    "the lease table says that this shard is finished, its commits in this lake do \
+                     not: it is read on; give each lake a lease table of its own"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes leases of shards that have expired, and what dead workers left.
+    async fn clear(&self, view: &View, now: std::time::Instant) -> Result<(), DeliverError> {
+        let listed: BTreeSet<&str> =
+            self.listed.iter().flatten().map(|shard| shard.id.as_str()).collect();
+        let gone: Vec<_> = view
+            .leases
+            .values()
+            .filter(|lease| lease.finished && !listed.contains(lease.shard.as_str()))
+            .cloned()
+            .collect();
+        self.table.forget(&gone).await?;
+        let dead = self.pulses.silent(now, self.config.lease.expiry * BURY_AFTER_LEASES);
+        let dead: Vec<String> = dead.into_iter().filter(|worker| *worker != self.me).collect();
+        Ok(self.table.bury(&dead).await?)
+    }
+
+    /// Takes what is due to this worker, and starts to read it.
+    async fn take(
+        &mut self,
+        view: &mut View,
+        now: std::time::Instant,
+    ) -> Result<Turn, DeliverError> {
+        let listed = self.listed.clone().unwrap_or_default();
+        let open = readable(&listed, |id| self.drained.contains(id));
+        let wanted: Vec<&Shard> =
+            open.into_iter().filter(|shard| !self.caught_up.contains(&shard.id)).collect();
+        if matches!(self.config.leases, Leases::None) && wanted.len() > MAX_SHARDS {
+            let (stream, shards) = (self.stream.name.clone(), wanted.len());
+            return Err(DeliverError::TooManyShards { stream, shards, limit: MAX_SHARDS });
+        }
+        let living = self.pulses.living(now, self.config.lease.expiry);
+        let others = living.iter().filter(|worker| **worker != self.me).count();
+        self.monitor.shared(wanted.len(), others + 1);
+        let ids: Vec<String> = wanted.iter().map(|shard| shard.id.clone()).collect();
+        let taken = decide(&Situation {
+            me: &self.me,
+            readable: &ids,
+            view,
+            living: &living,
+            capacity: MAX_SHARDS,
+        });
+        let idle = taken.is_empty();
+        let more = taken.len() > MAX_TAKES;
+        // A change that failed may have been made all the same.
+        let mine = |id: &&String| view.owner(id) == Some(&self.me);
+        let lost: Vec<String> = ids
+            .iter()
+            .filter(mine)
+            .filter(|id| !self.running.contains_key(*id))
+            .filter(|id| self.ended.iter().all(|(ended, _)| ended != *id))
+            .cloned()
+            .collect();
+        for shard in wanted.iter().filter(|shard| lost.contains(&shard.id)) {
+            self.start((*shard).clone(), Taking::Free);
+        }
+        for (id, taking) in taken.into_iter().take(MAX_TAKES) {
+            let Some(shard) = wanted.iter().find(|shard| shard.id == id) else { continue };
+            // A worker that lost it a moment ago may still be landing what it had read.
+            if self.running.contains_key(&id) {
+                continue;
+            }
+            let Some(lease) = self.table.change(&id, view.leases.get(&id), Change::Take).await?
+            else {
+                continue;
+            };
+            view.leases.insert(id, lease);
+            self.start((*shard).clone(), taking);
+        }
+        if more {
+            return Ok(Turn::GoesAtOnce);
+        }
+        if self.config.until == Until::Cancelled || !idle || self.is_listing_due() {
+            return Ok(Turn::Goes);
+        }
+        // Whoever has the rest must have been seen to live: a dead one's shards are not left to it.
+        let is_left_to_another = |id: &String| {
+            view.owner(id).is_some_and(|owner| owner != self.me && self.pulses.is_proven(owner))
+        };
+        let done =
+            self.running.is_empty() && self.ended.is_empty() && ids.iter().all(is_left_to_another);
+        if done && !ids.is_empty() {
+            tracing::warn!(
+                shards = ids.len(),
+                "other workers read these shards; they are left to them"
+            );
+        }
+        Ok(if done { Turn::CaughtUp } else { Turn::Goes })
+    }
+
+    /// Frees everything that is still this worker's. A turn may have been broken off, and its
+    /// sign of life or its taking arrive behind a look, so it looks until nothing is left.
+    pub(super) async fn leave(&mut self) -> Result<(), DeliverError> {
+        for _ in 0..LAST_LOOKS {
+            let mut view = self.table.view().await?;
+            self.free_what_ended(&mut view).await?;
+            let mine: Vec<_> = view
+                .leases
+                .into_values()
+                .filter(|lease| lease.owner.as_ref() == Some(&self.me))
+                .filter(|lease| self.ended.iter().all(|(shard, _)| *shard != lease.shard))
+                .map(|lease| (lease, Change::Release))
+                .collect();
+            if mine.is_empty() && self.ended.is_empty() {
+                break;
+            }
+            self.change_all(mine).await?;
+        }
+        Ok(self.table.bury(std::slice::from_ref(&self.me)).await?)
+    }
+}
+
+async fn is_closed(lake: &Lake, stream: &Stream, shard: &str) -> Result<bool, LakeError> {
+    let source = Source::kinesis(&stream.name, stream.created, shard)?;
+    Ok(Chain::open(lake, source).await?.is_closed())
+}
