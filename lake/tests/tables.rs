@@ -17,7 +17,7 @@ use clickmill_lake::table::{
     Table, register_store,
 };
 use clickmill_lake::{Lake, LakeError};
-use clickmill_schemas::tables::{ORDER_ITEMS, PRODUCTS};
+use clickmill_schemas::tables::{ORDER_ITEMS, PRODUCTS, TableSpec};
 use clickmill_schemas::{Date, Timestamp};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use object_store::{ObjectStoreExt as _, path::Path};
@@ -354,4 +354,51 @@ async fn old_versions_can_be_read_and_told_apart() {
     let missing = Table::open_at(&lake, &ORDER_ITEMS, 99).await;
     assert!(matches!(missing, Err(LakeError::Table { .. })), "{missing:?}");
     assert!(Table::open(&lake, &PRODUCTS).await.expect("asks").is_none());
+}
+
+/// The columns that the log's commit `version` says there are, and whether each may be null.
+async fn columns_said(lake: &Lake, version: u64) -> Option<Vec<(String, bool)>> {
+    let path = Path::from(format!("tables/order_items/_delta_log/{version:020}.json"));
+    let bytes = lake.store().get(&path).await.expect("is there").bytes().await.expect("reads");
+    let text = String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    let mut actions = text.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+    let action: serde_json::Value =
+        actions.find(|action: &serde_json::Value| action.get("metaData").is_some())?;
+    let schema = action["metaData"]["schemaString"].as_str().expect("a text");
+    let schema: serde_json::Value = serde_json::from_str(schema).expect("JSON");
+    let fields = schema["fields"].as_array().expect("a list").iter();
+    let said = fields.map(|field| {
+        let name = field["name"].as_str().expect("a name").to_owned();
+        (name, field["nullable"].as_bool().expect("a flag"))
+    });
+    Some(said.collect())
+}
+
+#[tokio::test]
+async fn columns_that_came_since_are_in_the_log_with_the_next_commit() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    let is_new = |name: &str| ["quantity", "unit_price"].contains(&name);
+    let old = ORDER_ITEMS.columns.iter().filter(|column| !is_new(column.name)).copied();
+    let old: &'static TableSpec =
+        Box::leak(Box::new(TableSpec { columns: old.collect::<Vec<_>>().leak(), ..ORDER_ITEMS }));
+    let table = Table::open_or_create(&lake, old).await.expect("creates");
+    let before = columns_said(&lake, table.version()).await.expect("says its columns");
+    assert!(before.iter().all(|(name, _)| !is_new(name)), "{before:?}");
+
+    let newer = newest(&lake).await;
+    newer.commit(&adding(day(&lake, "a", MONDAY).await), "sources", 1).await.expect("commits");
+    let after = columns_said(&lake, newer.version() + 1).await.expect("says its columns");
+    // Old rows have no value of a new column, whatever the table asks of new ones.
+    let (last, rest) = before.split_last().expect("has columns");
+    let added = ORDER_ITEMS.columns.iter().filter(|column| is_new(column.name));
+    let added = added.map(|column| (column.name.to_owned(), true));
+    let expected: Vec<_> = rest.iter().cloned().chain(added).chain([last.clone()]).collect();
+    assert_eq!(after, expected);
+    assert_eq!(last.0, "dt");
+
+    let newer = newest(&lake).await;
+    newer.commit(&adding(day(&lake, "b", TUESDAY).await), "sources", 2).await.expect("commits");
+    assert_eq!(columns_said(&lake, newer.version() + 1).await, None, "said once");
+    assert_eq!(orders(&lake).await, ["a", "b"]);
 }

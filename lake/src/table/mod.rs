@@ -12,6 +12,8 @@
 //! - A batch is applied at most once: delta-rs does not refuse a second commit
 //!   with the same transaction version, so the check against the newest
 //!   version is made here, before each attempt.
+//! - The log names every column that is written: a table of an earlier build gets
+//!   those that came since with its next commit.
 //! - After any error the log is read again before anything is judged: a PUT
 //!   that the client repeated can come back as "exists" though it was ours.
 
@@ -27,8 +29,11 @@ use std::sync::Arc;
 
 use clickmill_schemas::Date;
 use clickmill_schemas::tables::{PARTITION_COLUMN, TableSpec};
+use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake_core::kernel::transaction::CommitProperties;
-use deltalake_core::kernel::{Action, Add, Remove, Transaction};
+use deltalake_core::kernel::{
+    Action, Add, Metadata, MetadataExt as _, Remove, StructType, Transaction,
+};
 use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::operations::create::CreateBuilder;
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
@@ -122,7 +127,7 @@ impl Table {
             return Ok(table);
         }
         let fail = |source| LakeError::table(spec.name, "create", source);
-        let schema = delta_schema(spec)?;
+        let schema = delta_schema(spec).map_err(fail)?;
         let created = CreateBuilder::new()
             .with_log_store(log_store(lake, spec.name)?)
             .with_table_name(spec.name)
@@ -342,11 +347,29 @@ impl Table {
                 ),
             ),
         );
+        let metadata = self.widened()?.map(Action::Metadata);
         let committed = builder
-            .with_actions(removes.chain(adds).collect())
+            .with_actions(metadata.into_iter().chain(removes).chain(adds).collect())
             .build(Some(&self.state), self.log.clone(), operation)
             .await?;
         Ok(committed.version())
+    }
+
+    /// What the log is to say of the columns where the specification has some that it lacks: an
+    /// earlier build made the table. Its old rows have none of them, so they may be null.
+    fn widened(&self) -> Result<Option<Metadata>, DeltaTableError> {
+        let (said, wanted) = (self.state.schema(), delta_schema(self.spec)?);
+        let (partition, mut fields): (Vec<_>, Vec<_>) =
+            said.fields().cloned().partition(|field| field.name() == PARTITION_COLUMN);
+        let held = fields.len();
+        fields.extend(wanted.fields().filter(|field| said.field(field.name()).is_none()).cloned());
+        if fields.len() == held {
+            return Ok(None);
+        }
+        fields[held..].iter_mut().for_each(|field| field.nullable = true);
+        fields.extend(partition);
+        let schema = StructType::try_new(fields)?;
+        Ok(Some(self.state.metadata().clone().with_schema(&schema)?))
     }
 }
 
@@ -391,12 +414,9 @@ fn remove(file: &DataFile, now_ms: i64) -> Remove {
     }
 }
 
-fn delta_schema(spec: &'static TableSpec) -> Result<deltalake_core::kernel::StructType, LakeError> {
-    use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel as _;
+fn delta_schema(spec: &'static TableSpec) -> Result<StructType, DeltaTableError> {
     let arrow = crate::schema::arrow_schema(spec);
-    arrow.as_ref().try_into_kernel().map_err(|error: arrow::error::ArrowError| {
-        LakeError::table(spec.name, "create", DeltaTableError::Arrow { source: error })
-    })
+    arrow.as_ref().try_into_kernel().map_err(|source| DeltaTableError::Arrow { source })
 }
 
 /// A log store on the lake's own client. The URL only names the folder below

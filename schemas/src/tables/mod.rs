@@ -93,7 +93,7 @@ pub struct TableSpec {
 }
 
 /// A column, or a field of a struct.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Column {
     /// Its name.
     pub name: &'static str,
