@@ -112,9 +112,10 @@ async fn protocol_only(
         let mut iterator = Some(format!("{shard}/0"));
         while let Some(from) = iterator.take() {
             let page = client.get_records().shard_iterator(from).send().await?;
-            for record in page.records() {
-                let aggregate = kpl::decode(record.data().as_ref()).context("no aggregate")?;
-                for record in aggregate.records() {
+            let records = page.records().iter();
+            let records: Vec<&[u8]> = records.map(|record| record.data().as_ref()).collect();
+            for aggregate in kpl::decode_all(&records) {
+                for record in aggregate.context("no aggregate")?.records() {
                     events += 1;
                     seen += record.data.len();
                 }

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use clickmill_collector::sink::kpl;
+use clickmill_collector::sink::kpl::{self, Aggregated};
 use clickmill_lake::LakeError;
 use clickmill_lake::raw::{RawFormat, RawKind, RawLine, RawWriter};
 use clickmill_schemas::{
@@ -127,8 +127,12 @@ enum Numbering {
 ///
 /// The hashes of an aggregate's records are not held against the shard's range,
 /// as the KCL does: a record that is here is here, whatever split it came through.
-fn parts(data: &[u8], format: RawFormat) -> (Vec<Part<'_>>, Numbering) {
-    if let Some(aggregate) = kpl::decode(data) {
+fn parts<'a>(
+    data: &'a [u8],
+    aggregate: Option<&Aggregated<'a>>,
+    format: RawFormat,
+) -> (Vec<Part<'a>>, Numbering) {
+    if let Some(aggregate) = aggregate {
         let parts = aggregate.records().flat_map(|record| parts_of(record.data, format)).collect();
         return (parts, Numbering::Sub);
     }
@@ -153,9 +157,14 @@ fn parts_of(data: &[u8], format: RawFormat) -> Vec<Part<'_>> {
     }
 }
 
-/// The lines of a record, at least one; events as `format` wants them.
-pub(super) fn lines<'a>(record: &StreamRecord<'a>, format: RawFormat) -> Vec<Line<'a>> {
-    let (parts, numbering) = parts(record.data, format);
+/// The lines of a record, at least one, events as `format` wants them; `aggregate`
+/// is what its data decodes to.
+pub(super) fn lines<'a>(
+    record: &StreamRecord<'a>,
+    aggregate: Option<&Aggregated<'a>>,
+    format: RawFormat,
+) -> Vec<Line<'a>> {
+    let (parts, numbering) = parts(record.data, aggregate, format);
     let mut lines = Vec::with_capacity(parts.len());
     for (sub, part) in parts.into_iter().enumerate() {
         let sequence_number = match numbering {
@@ -359,7 +368,9 @@ mod tests {
             Line::Text { bytes, .. } => String::from_utf8(bytes).expect("utf8"),
             Line::Event { .. } => panic!("not as text"),
         };
-        let texts: Vec<String> = lines(&record, RawFormat::Json).into_iter().map(text).collect();
+        let aggregate = kpl::decode(data);
+        let lines = |format| lines(&record, aggregate.as_ref(), format).into_iter();
+        let texts: Vec<String> = lines(RawFormat::Json).map(text).collect();
         // For columns it is the same, whatever the form.
         let decoded = |line: Line<'_>| match line {
             Line::Text { bytes, .. } => String::from_utf8(bytes).expect("utf8"),
@@ -369,8 +380,7 @@ mod tests {
                 String::from_utf8(line).expect("utf8")
             }
         };
-        let columns: Vec<String> =
-            lines(&record, RawFormat::Parquet).into_iter().map(decoded).collect();
+        let columns: Vec<String> = lines(RawFormat::Parquet).map(decoded).collect();
         assert_eq!(columns, texts);
         texts
     }

@@ -12,6 +12,7 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
+use clickmill_collector::sink::kpl;
 use clickmill_lake::landing::{Beginning, Chain, NewCommit, Source, TakenFile, survey};
 use clickmill_lake::raw::{RawKind, RawWriter};
 use clickmill_lake::{Lake, LakeError};
@@ -209,7 +210,8 @@ impl Replay<'_> {
     ) -> Result<(), DeliverError> {
         let before = position(chain).map_err(|source| self.failed(source))?;
         let number = record.sequence_number;
-        for line in decode::lines(record, self.config.format) {
+        let aggregate = kpl::decode(record.data);
+        for line in decode::lines(record, aggregate.as_ref(), self.config.format) {
             pending.lines += 1;
             match line.kind() {
                 RawKind::Events => report.events += 1,

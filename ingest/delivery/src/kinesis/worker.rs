@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use clickmill_collector::sink::kpl;
 use clickmill_lake::landing::{Chain, NewCommit, PossibleLoss, Source};
 use clickmill_lake::raw::{RawKind, RawWriter};
 use clickmill_lake::{Lake, LakeError};
@@ -175,7 +176,9 @@ impl Worker {
     async fn take(&mut self, pending: &mut Pending, page: &Page) -> Result<(), DeliverError> {
         let now = Instant::now();
         let mut bytes = 0;
-        for record in &page.records {
+        let data: Vec<&[u8]> = page.records.iter().map(|record| record.data().as_ref()).collect();
+        let aggregates = kpl::decode_all(&data);
+        for (record, aggregate) in page.records.iter().zip(&aggregates) {
             let record = StreamRecord {
                 stream: &self.stream.name,
                 shard_id: &self.shard.id,
@@ -187,7 +190,7 @@ impl Worker {
                 pending.first_read = now;
             }
             pending.last_read = now;
-            for line in decode::lines(&record, self.config.format) {
+            for line in decode::lines(&record, aggregate.as_ref(), self.config.format) {
                 let pushed = line.push(&mut pending.writer, record.sequence_number).await;
                 pushed.map_err(|source| self.lake_error(source))?;
                 pending.lines += 1;

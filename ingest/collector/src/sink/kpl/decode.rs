@@ -1,3 +1,4 @@
+use super::digest::md5_of_all;
 use super::{DIGEST_BYTES, MAGIC, md5_of};
 
 /// Bits of a varint's byte that count, and the most such bytes in 64 bits.
@@ -36,11 +37,31 @@ pub struct UserRecords<'d, 'a> {
 /// aggregate, or a damaged one: then the data is to be taken as it is.
 #[must_use]
 pub fn decode(data: &[u8]) -> Option<Aggregated<'_>> {
+    let (body, digest) = frame(data)?;
+    if md5_of(body) == digest { parse(body) } else { None }
+}
+
+/// [`decode`] of each, in their order, in less time: the MD5s of several are
+/// computed side by side.
+#[must_use]
+pub fn decode_all<'a>(data: &[&'a [u8]]) -> Vec<Option<Aggregated<'a>>> {
+    let frames: Vec<_> = data.iter().map(|data| frame(data)).collect();
+    let bodies: Vec<&[u8]> = frames.iter().flatten().map(|(body, _)| *body).collect();
+    let mut digests = md5_of_all(&bodies).into_iter();
+    let decoded = frames.into_iter().map(|frame| {
+        let (body, digest) = frame?;
+        if digests.next()? == digest { parse(body) } else { None }
+    });
+    decoded.collect()
+}
+
+/// The protobuf's bytes and their MD5.
+fn frame(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let rest = data.strip_prefix(&MAGIC)?;
-    let (body, digest) = rest.split_at_checked(rest.len().checked_sub(DIGEST_BYTES)?)?;
-    if md5_of(body) != digest {
-        return None;
-    }
+    rest.split_at_checked(rest.len().checked_sub(DIGEST_BYTES)?)
+}
+
+fn parse(body: &[u8]) -> Option<Aggregated<'_>> {
     let mut aggregate =
         Aggregated { body, partition_keys: Vec::new(), hash_keys: Vec::new(), len: 0 };
     // The whole is checked here, so that the iteration later cannot fail half-way.

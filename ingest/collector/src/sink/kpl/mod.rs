@@ -26,9 +26,10 @@
 //! keeps the bytes as they are.
 
 mod decode;
+mod digest;
 mod encode;
 
-pub use decode::{Aggregated, UserRecord, UserRecords, decode};
+pub use decode::{Aggregated, UserRecord, UserRecords, decode, decode_all};
 pub use encode::Aggregate;
 
 /// What an aggregate begins with.
