@@ -59,7 +59,7 @@ carts AS (
     CASE WHEN count(worth) > 0 AND {reporting} IS NOT NULL THEN count(worth) - count(converted)
     END AS unconverted,
     count(*) FILTER (WHERE price IS NULL) AS unpriced,
-    CASE WHEN count(DISTINCT currency) = 1
+    CASE WHEN min(currency) = max(currency)
            AND count(*) FILTER (WHERE price IS NOT NULL AND currency IS NULL) = 0
          THEN min(currency) END AS currency,
     array_agg(named_struct('product_id', product_id, 'name', name, 'quantity', quantity,

@@ -12,16 +12,17 @@ const JOB: &str = "category_daily";
 /// Orders are counted from the lines: one that holds two products of a category counts once.
 const COMPUTED: &str = "
 WITH ordered AS (
-  SELECT coalesce(p.category, '(none)') AS category, i.dt,
-    count(DISTINCT CASE WHEN i.quantity > 0 THEN i.order_id END) AS orders
-  FROM order_items i JOIN product_daily p ON i.product_id = p.product_id AND i.dt = p.dt
-  GROUP BY coalesce(p.category, '(none)'), i.dt
+  SELECT category, dt, count(*) AS orders FROM (
+    SELECT DISTINCT coalesce(p.category, '(none)') AS category, i.dt, i.order_id
+    FROM order_items i JOIN product_daily p ON i.product_id = p.product_id AND i.dt = p.dt
+    WHERE i.quantity > 0)
+  GROUP BY category, dt
 ),
 summed AS (
   SELECT coalesce(category, '(none)') AS category, dt, count(*) AS products,
     sum(impressions) AS impressions, sum(clicks) AS clicks, sum(views) AS views,
     sum(carts) AS carts, sum(units) AS units, sum(revenue) AS revenue,
-    CASE WHEN count(DISTINCT revenue_currency) = 1
+    CASE WHEN min(revenue_currency) = max(revenue_currency)
            AND count(*) FILTER (WHERE revenue IS NOT NULL AND revenue_currency IS NULL) = 0
          THEN min(revenue_currency) END AS revenue_currency,
     max(reporting_currency) AS reporting_currency, sum(reporting_revenue) AS reporting_revenue,

@@ -25,15 +25,21 @@ sizes AS (
 ),
 currencies AS (
   SELECT j.cohort,
-    CASE WHEN count(DISTINCT f.currency) = 1 AND count(f.currency) = count(*) THEN min(f.currency) END AS currency,
+    CASE WHEN min(f.currency) = max(f.currency) AND count(f.currency) = count(*) THEN min(f.currency) END AS currency,
     max(f.reporting_currency) AS reporting_currency
   FROM facts f JOIN joined j ON f.customer_id = j.customer_id GROUP BY j.cohort
 ),
-active AS (
-  SELECT j.cohort, f.month - j.month AS age, count(DISTINCT f.customer_id) AS active,
+by_customer AS (
+  SELECT j.cohort, f.month - j.month AS age, f.customer_id,
     count(*) AS orders, sum(f.net_total) AS revenue, sum(f.reporting_net_total) AS reporting_revenue,
     count(f.net_total) - count(f.reporting_net_total) AS unconverted
-  FROM facts f JOIN joined j ON f.customer_id = j.customer_id GROUP BY j.cohort, f.month - j.month
+  FROM facts f JOIN joined j ON f.customer_id = j.customer_id
+  GROUP BY j.cohort, f.month - j.month, f.customer_id
+),
+active AS (
+  SELECT cohort, age, count(*) AS active, sum(orders) AS orders, sum(revenue) AS revenue,
+    sum(reporting_revenue) AS reporting_revenue, sum(unconverted) AS unconverted
+  FROM by_customer GROUP BY cohort, age
 ),
 months AS (
   SELECT cohort, customers, unnest(range(0, newest - month + 1)) AS age

@@ -81,7 +81,7 @@ summed AS (
     coalesce(sum(reporting_refunded), 0) AS reporting_refunded, sum(reporting_margin) AS reporting_margin,
     coalesce(sum(reporting_without_cost), 0) AS reporting_lines_without_cost,
     count(net_total) - count(reporting_net_total) AS unconverted,
-    CASE WHEN count(DISTINCT currency) = 1 AND count(currency) = count(*) THEN min(currency) END AS currency,
+    CASE WHEN min(currency) = max(currency) AND count(currency) = count(*) THEN min(currency) END AS currency,
     min(ordered_at) AS first_order_at, max(ordered_at) AS last_order_at,
     last_value(country ORDER BY ordered_at, order_id) FILTER (WHERE country IS NOT NULL) AS order_country,
     last_value(region ORDER BY ordered_at, order_id) FILTER (WHERE region IS NOT NULL) AS order_region

@@ -10,25 +10,33 @@ use crate::TransformError;
 const JOB: &str = "funnel_daily";
 
 const COMPUTED: &str = "
-SELECT channel, device_class, dt, count(*) AS sessions, count(DISTINCT visitor_id) AS visitors,
-  count(*) FILTER (WHERE is_bounce) AS bounces,
-  count(*) FILTER (WHERE has_product_view) AS views,
-  count(*) FILTER (WHERE has_add_to_cart) AS carts,
-  count(*) FILTER (WHERE has_checkout) AS checkouts,
-  count(*) FILTER (WHERE has_purchase) AS purchases,
-  sum(orders) AS orders, sum(revenue) AS revenue,
-  CASE WHEN count(DISTINCT currency) = 1
-         AND count(*) FILTER (WHERE revenue IS NOT NULL AND currency IS NULL) = 0
-       THEN min(currency) END AS currency,
+WITH by_visitor AS (
+  SELECT channel, device_class, dt, visitor_id, count(*) AS sessions,
+    count(*) FILTER (WHERE is_bounce) AS bounces,
+    count(*) FILTER (WHERE has_product_view) AS views,
+    count(*) FILTER (WHERE has_add_to_cart) AS carts,
+    count(*) FILTER (WHERE has_checkout) AS checkouts,
+    count(*) FILTER (WHERE has_purchase) AS purchases,
+    sum(orders) AS orders, sum(revenue) AS revenue,
+    min(currency) AS least, max(currency) AS greatest,
+    count(*) FILTER (WHERE revenue IS NOT NULL AND currency IS NULL) AS bare,
+    max(reporting_currency) AS reporting_currency, sum(reporting_revenue) AS reporting_revenue,
+    sum(unconverted) AS unconverted
+  FROM (
+    SELECT coalesce(channel, '(none)') AS channel, coalesce(device_class, 'other') AS device_class,
+      visitor_id, is_bounce, has_product_view, has_add_to_cart, has_checkout, has_purchase, orders,
+      revenue, currency, reporting_currency, reporting_revenue, unconverted, dt
+    FROM sessions WHERE NOT is_bot)
+  GROUP BY channel, device_class, dt, visitor_id
+)
+SELECT channel, device_class, dt, sum(sessions) AS sessions, count(visitor_id) AS visitors,
+  sum(bounces) AS bounces, sum(views) AS views, sum(carts) AS carts, sum(checkouts) AS checkouts,
+  sum(purchases) AS purchases, sum(orders) AS orders, sum(revenue) AS revenue,
+  CASE WHEN min(least) = max(greatest) AND sum(bare) = 0 THEN min(least) END AS currency,
   max(reporting_currency) AS reporting_currency, sum(reporting_revenue) AS reporting_revenue,
   sum(unconverted) AS unconverted,
-  CAST(count(*) FILTER (WHERE has_purchase) AS DOUBLE) / CAST(count(*) AS DOUBLE) AS conversion
-FROM (
-  SELECT coalesce(channel, '(none)') AS channel, coalesce(device_class, 'other') AS device_class,
-    visitor_id, is_bounce, has_product_view, has_add_to_cart, has_checkout, has_purchase, orders,
-    revenue, currency, reporting_currency, reporting_revenue, unconverted, dt
-  FROM sessions WHERE NOT is_bot)
-GROUP BY channel, device_class, dt";
+  CAST(sum(purchases) AS DOUBLE) / CAST(sum(sessions) AS DOUBLE) AS conversion
+FROM by_visitor GROUP BY channel, device_class, dt";
 
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let mut output = Output::default();

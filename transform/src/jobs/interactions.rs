@@ -61,19 +61,26 @@ facts AS (
 converted AS (
   SELECT *, TRY_CAST(TRY_CAST(revenue AS DECIMAL(18,4)) * exchange_rate AS DECIMAL(18,4)) AS converted FROM facts
 ),
-summed AS (
-  SELECT subject_type, subject_id, product_id, dt,
+summed_in AS (
+  SELECT subject_type, subject_id, product_id, dt, order_id,
     count(*) FILTER (WHERE event_name = 'product_view') AS views,
     count(*) FILTER (WHERE event_name = 'product_click') AS clicks,
     count(*) FILTER (WHERE event_name = 'add_to_wishlist') AS wishlists,
     count(*) FILTER (WHERE event_name = 'add_to_cart') AS carts,
-    count(DISTINCT order_id) AS purchases, coalesce(sum(units), 0) AS units, sum(revenue) AS revenue,
-    CASE WHEN count(DISTINCT currency) = 1
-           AND count(*) FILTER (WHERE revenue IS NOT NULL AND currency IS NULL) = 0
-         THEN min(currency) END AS revenue_currency,
+    sum(units) AS units, sum(revenue) AS revenue, min(currency) AS least, max(currency) AS greatest,
+    count(*) FILTER (WHERE revenue IS NOT NULL AND currency IS NULL) AS bare,
     max(reporting_currency) AS reporting_currency, sum(converted) AS reporting_revenue,
-    CASE WHEN max(reporting_currency) IS NOT NULL THEN count(revenue) - count(converted) END AS unconverted
-  FROM converted GROUP BY subject_type, subject_id, product_id, dt
+    count(revenue) - count(converted) AS unconverted
+  FROM converted GROUP BY subject_type, subject_id, product_id, dt, order_id
+),
+summed AS (
+  SELECT subject_type, subject_id, product_id, dt, sum(views) AS views, sum(clicks) AS clicks,
+    sum(wishlists) AS wishlists, sum(carts) AS carts, count(order_id) AS purchases,
+    coalesce(sum(units), 0) AS units, sum(revenue) AS revenue,
+    CASE WHEN min(least) = max(greatest) AND sum(bare) = 0 THEN min(least) END AS revenue_currency,
+    max(reporting_currency) AS reporting_currency, sum(reporting_revenue) AS reporting_revenue,
+    CASE WHEN max(reporting_currency) IS NOT NULL THEN sum(unconverted) END AS unconverted
+  FROM summed_in GROUP BY subject_type, subject_id, product_id, dt
 )
 SELECT *, least(views, 10) + least(clicks, 10) + 3 * least(wishlists, 10) + 5 * least(carts, 10)
   + 10 * least(purchases, 10) AS weight

@@ -40,15 +40,20 @@ SELECT DISTINCT d.dt FROM daily d JOIN since s ON d.product_id = s.product_id AN
 
 /// Lines on 1970-01-01 wait for their order and have no day yet.
 const COMPUTED: &str = "
-WITH seen AS (
-  SELECT product_id, dt,
+WITH seen_by AS (
+  SELECT product_id, dt, visitor_id,
     count(*) FILTER (WHERE event_name IN ('product_list_view', 'product_list_filter', 'search')) AS impressions,
     count(*) FILTER (WHERE event_name = 'product_click') AS clicks,
     count(*) FILTER (WHERE event_name = 'product_view') AS views,
-    count(DISTINCT CASE WHEN event_name = 'product_view' THEN visitor_id END) AS viewers,
     count(*) FILTER (WHERE event_name = 'add_to_cart') AS carts,
     min(category) AS sent_category, min(name) AS sent_name, min(brand) AS sent_brand
-  FROM event_items WHERE product_id IS NOT NULL AND NOT is_bot GROUP BY product_id, dt
+  FROM event_items WHERE product_id IS NOT NULL AND NOT is_bot GROUP BY product_id, dt, visitor_id
+),
+seen AS (
+  SELECT product_id, dt, sum(impressions) AS impressions, sum(clicks) AS clicks, sum(views) AS views,
+    count(visitor_id) FILTER (WHERE views > 0) AS viewers, sum(carts) AS carts,
+    min(sent_category) AS sent_category, min(sent_name) AS sent_name, min(sent_brand) AS sent_brand
+  FROM seen_by GROUP BY product_id, dt
 ),
 lines AS (
   SELECT i.product_id, i.dt, i.order_id, i.quantity, o.currency, o.exchange_rate, o.reporting_currency,
@@ -60,15 +65,21 @@ lines AS (
 converted AS (
   SELECT *, TRY_CAST(TRY_CAST(amount AS DECIMAL(18,4)) * exchange_rate AS DECIMAL(18,4)) AS converted FROM lines
 ),
-sold AS (
-  SELECT product_id, dt, count(DISTINCT CASE WHEN quantity > 0 THEN order_id END) AS orders,
-    sum(quantity) AS units, sum(amount) AS revenue,
-    CASE WHEN count(DISTINCT currency) = 1
-           AND count(*) FILTER (WHERE amount IS NOT NULL AND currency IS NULL) = 0
-         THEN min(currency) END AS revenue_currency,
+sold_in AS (
+  SELECT product_id, dt, order_id, bool_or(quantity > 0) AS is_sold,
+    sum(quantity) AS units, sum(amount) AS revenue, min(currency) AS least, max(currency) AS greatest,
+    count(*) FILTER (WHERE amount IS NOT NULL AND currency IS NULL) AS bare,
     max(reporting_currency) AS reporting_currency, sum(converted) AS reporting_revenue,
-    CASE WHEN max(reporting_currency) IS NOT NULL THEN count(amount) - count(converted) END AS unconverted
-  FROM converted GROUP BY product_id, dt
+    count(amount) - count(converted) AS unconverted
+  FROM converted GROUP BY product_id, dt, order_id
+),
+sold AS (
+  SELECT product_id, dt, count(order_id) FILTER (WHERE is_sold) AS orders,
+    sum(units) AS units, sum(revenue) AS revenue,
+    CASE WHEN min(least) = max(greatest) AND sum(bare) = 0 THEN min(least) END AS revenue_currency,
+    max(reporting_currency) AS reporting_currency, sum(reporting_revenue) AS reporting_revenue,
+    CASE WHEN max(reporting_currency) IS NOT NULL THEN sum(unconverted) END AS unconverted
+  FROM sold_in GROUP BY product_id, dt
 ),
 facts AS (
   SELECT coalesce(v.product_id, s.product_id) AS product_id, coalesce(v.dt, s.dt) AS dt,

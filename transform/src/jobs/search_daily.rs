@@ -75,13 +75,19 @@ judged AS (
   LEFT JOIN followed f ON s.session_id = f.session_id AND s.nth = f.nth
   LEFT JOIN bought b ON s.session_id = b.session_id
   WHERE s.search_query IS NOT NULL
+),
+searched_by AS (
+  SELECT search_query, dt, visitor_id, count(*) AS searches,
+    count(*) FILTER (WHERE found_nothing) AS zero_results,
+    count(*) FILTER (WHERE clicked) AS clicks, count(*) FILTER (WHERE carted) AS carts,
+    count(*) FILTER (WHERE purchased) AS purchases
+  FROM judged GROUP BY search_query, dt, visitor_id
 )
-SELECT search_query, dt, count(*) AS searches, count(DISTINCT visitor_id) AS searchers,
-  count(*) FILTER (WHERE found_nothing) AS zero_results,
-  count(*) FILTER (WHERE clicked) AS clicks, count(*) FILTER (WHERE carted) AS carts,
-  count(*) FILTER (WHERE purchased) AS purchases,
-  CAST(count(*) FILTER (WHERE purchased) AS DOUBLE) / CAST(count(*) AS DOUBLE) AS conversion
-FROM judged GROUP BY search_query, dt";
+SELECT search_query, dt, sum(searches) AS searches, count(visitor_id) AS searchers,
+  sum(zero_results) AS zero_results, sum(clicks) AS clicks, sum(carts) AS carts,
+  sum(purchases) AS purchases,
+  CAST(sum(purchases) AS DOUBLE) / CAST(sum(searches) AS DOUBLE) AS conversion
+FROM searched_by GROUP BY search_query, dt";
 
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let fail = TransformError::job(JOB);

@@ -64,7 +64,7 @@ steps AS (
 ),
 bought AS (
   SELECT session_id, count(order_id) AS orders, sum(revenue) AS revenue,
-    CASE WHEN count(DISTINCT currency) = 1 THEN min(currency) END AS currency,
+    CASE WHEN min(currency) = max(currency) THEN min(currency) END AS currency,
     CASE WHEN count(revenue) > 0 THEN {reporting} END AS reporting_currency,
     sum(converted) AS reporting_revenue,
     CASE WHEN count(revenue) > 0 AND {reporting} IS NOT NULL THEN count(revenue) - count(converted)
