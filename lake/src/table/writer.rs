@@ -5,7 +5,9 @@
 //!
 //! Rows keep their order, so a stream that is sorted gives sorted files.
 //! Memory is bounded: when the encoders of all open partitions together hold
-//! more than [`MAX_BUFFERED_BYTES`], the fullest one closes its row group.
+//! more than [`MAX_BUFFERED_BYTES`], the fullest one closes its row group. An
+//! open partition costs some megabytes of its own, whatever it holds: where rows
+//! come day by day ([`Sorted::ByDay`]), one is open at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,11 +17,11 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::{Date32Type, SchemaRef};
 use clickmill_schemas::Date;
 use clickmill_schemas::tables::{PARTITION_COLUMN, TableSpec};
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use parquet::arrow::AsyncArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::files::DataFile;
@@ -51,6 +53,7 @@ pub struct PartitionWriter {
     properties: WriterProperties,
     sorted: Sorted,
     open: BTreeMap<Option<Date>, OpenFile>,
+    closing: JoinSet<Result<DataFile, LakeError>>,
     /// Bytes that came since the held ones were counted.
     uncounted: usize,
     done: Vec<DataFile>,
@@ -59,8 +62,10 @@ pub struct PartitionWriter {
 /// Whether the rows come in the table's sort order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sorted {
-    /// They do; the files are tagged so.
+    /// They do, in each partition; the files are tagged so.
     Yes,
+    /// They do, and one partition after the other.
+    ByDay,
     /// They do not.
     No,
 }
@@ -88,6 +93,7 @@ impl PartitionWriter {
             properties,
             sorted,
             open: BTreeMap::new(),
+            closing: JoinSet::new(),
             uncounted: 0,
             done: Vec::new(),
         }
@@ -131,14 +137,28 @@ impl PartitionWriter {
     /// # Errors
     /// [`LakeError::Write`] where encoding or storing fails.
     pub async fn finish(mut self) -> Result<Vec<DataFile>, LakeError> {
-        let open = std::mem::take(&mut self.open).into_iter();
-        let (spec, sorted) = (self.spec, self.sorted);
-        let closing = stream::iter(open.map(|(dt, file)| close(spec, sorted, dt, file)));
-        let closed: Vec<DataFile> =
-            closing.buffer_unordered(CLOSE_CONCURRENCY).try_collect().await?;
-        self.done.extend(closed);
+        for (dt, file) in std::mem::take(&mut self.open) {
+            self.close(dt, file).await?;
+        }
+        self.until_closing(0).await?;
         self.done.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(self.done)
+    }
+
+    /// Begins to close a file, beside a few others.
+    async fn close(&mut self, dt: Option<Date>, file: OpenFile) -> Result<(), LakeError> {
+        self.until_closing(CLOSE_CONCURRENCY - 1).await?;
+        self.closing.spawn(close(self.spec, self.sorted, dt, file));
+        Ok(())
+    }
+
+    /// Waits until at most so many files are being closed.
+    async fn until_closing(&mut self, left: usize) -> Result<(), LakeError> {
+        while self.closing.len() > left {
+            let Some(closed) = self.closing.join_next().await else { break };
+            self.done.push(closed.map_err(|source| self.unfit(&source.to_string()))??);
+        }
+        Ok(())
     }
 
     async fn write_partition(
@@ -150,6 +170,11 @@ impl PartitionWriter {
         let batch = RecordBatch::try_new(Arc::clone(&self.file_schema), columns)
             .map_err(|error| self.unfit(&error.to_string()))?;
         if !self.open.contains_key(&dt) {
+            if self.sorted == Sorted::ByDay {
+                for (dt, file) in std::mem::take(&mut self.open) {
+                    self.close(dt, file).await?;
+                }
+            }
             let file = self.create(dt)?;
             self.open.insert(dt, file);
             self.uncounted += OPEN_FILE_BYTES;
@@ -161,8 +186,7 @@ impl PartitionWriter {
         let full = file.writer.bytes_written() >= MAX_FILE_BYTES;
         written.map_err(|source| self.failed(dt, source))?;
         if full && let Some(file) = self.open.remove(&dt) {
-            let done = close(self.spec, self.sorted, dt, file).await?;
-            self.done.push(done);
+            self.close(dt, file).await?;
         }
         self.bound_memory().await
     }
@@ -227,7 +251,7 @@ async fn close(
         bytes: file.writer.bytes_written() as u64,
         rows: file.stats.rows(),
         stats: file.stats.to_json(),
-        sorted_by: (sorted == Sorted::Yes).then(|| spec.sort.join(",")),
+        sorted_by: (sorted != Sorted::No).then(|| spec.sort.join(",")),
     })
 }
 

@@ -21,6 +21,7 @@ mod identity_links;
 mod identity_map;
 mod ingest;
 mod interactions;
+mod once;
 mod orders_enriched;
 mod pairs;
 mod product_daily;

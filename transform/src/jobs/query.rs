@@ -332,7 +332,7 @@ async fn write_stream(
     mut stream: SendableRecordBatchStream,
 ) -> Result<Vec<DataFile>, TransformError> {
     let schema = arrow_schema(spec);
-    let mut writer = PartitionWriter::new(lake, spec, Sorted::Yes);
+    let mut writer = PartitionWriter::new(lake, spec, Sorted::ByDay);
     while let Some(batch) = stream.try_next().await.map_err(TransformError::job(job))? {
         // Checks that no column which must have a value holds NULL.
         let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())?;

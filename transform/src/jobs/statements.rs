@@ -11,6 +11,7 @@
 //! [`MAX_STATE_FILES`] files. It is committed after the tables that depend on it:
 //! a run that died between is repeated from the same statements.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -26,11 +27,13 @@ use clickmill_lake::table::{Change, DataFile};
 use clickmill_schemas::Reject;
 use clickmill_schemas::tables::SOURCE_KEYS;
 use datafusion::catalog::MemTable;
-use datafusion::prelude::SessionContext;
+use datafusion::common::DataFusionError;
+use datafusion::prelude::{DataFrame, SessionContext};
 use futures::TryStreamExt as _;
 use twox_hash::XxHash3_64;
 
 use super::context::table_of;
+use super::once::{self, Firsts};
 use super::query::{Spread, write};
 use super::{JobContext, Output};
 use crate::TransformError;
@@ -61,6 +64,8 @@ pub struct Staged {
     pub dataset: Dataset,
     rows: Vec<RecordBatch>,
     deletes: Vec<RecordBatch>,
+    /// True where the same content of a row may be there twice.
+    has_repeats: bool,
     pub exports: Vec<ExportCounts>,
 }
 
@@ -86,8 +91,9 @@ impl Staged {
         rejected: &mut Vec<Reject<'static>>,
         output: &mut Output,
     ) -> Result<Self, TransformError> {
-        let mut staged =
-            Self { dataset, rows: Vec::new(), deletes: Vec::new(), exports: Vec::new() };
+        let (rows, deletes, exports) = (Vec::new(), Vec::new(), Vec::new());
+        let mut staged = Self { dataset, rows, deletes, has_repeats: false, exports };
+        let mut seen = HashSet::new();
         let exports = context.batch.exports.iter().filter(|export| export.dataset == dataset);
         for export in exports {
             let mut counts = ExportCounts::new(export);
@@ -97,7 +103,7 @@ impl Staged {
                 counts.rejected += chunk.rejects.len() as i64;
                 counts.taken += chunk.batch.num_rows() as i64;
                 counts.deleted += chunk.deletes.num_rows() as i64;
-                staged.take(export, &chunk, &mut counts)?;
+                staged.take(export, &chunk, &mut counts, &mut seen)?;
                 rejected.extend(chunk.rejects);
                 output.notices.extend(chunk.notices);
             }
@@ -116,11 +122,12 @@ impl Staged {
         export: &Export,
         chunk: &SourceChunk,
         counts: &mut ExportCounts,
+        seen: &mut HashSet<u64>,
     ) -> Result<(), ArrowError> {
         if chunk.batch.num_rows() > 0 {
             let versions = versions(&chunk.batch)?;
             let marks = marks(export, &chunk.batch, &chunk.positions)?;
-            counts.add(&marks, Some(&versions));
+            counts.add(&marks, Some(&versions), |hash| self.has_repeats |= !seen.insert(hash));
             let mut columns = chunk.batch.columns().to_vec();
             columns.push(Arc::new(versions));
             columns.push(Arc::new(BooleanArray::from(vec![
@@ -132,7 +139,7 @@ impl Staged {
         }
         if chunk.deletes.num_rows() > 0 {
             let marks = marks(export, &chunk.deletes, &chunk.delete_positions)?;
-            counts.add(&marks, None);
+            counts.add(&marks, None, |_| {});
             let ids = vec![export.export_id.as_str(); chunk.deletes.num_rows()];
             let mut columns: Vec<ArrayRef> = vec![Arc::new(StringArray::from(ids))];
             columns.extend(marks);
@@ -162,8 +169,8 @@ impl Staged {
         Ok(session)
     }
 
-    /// As [`Staged::session`], with `said`, every statement of the batch, and
-    /// `newest`: of every key that the batch says something of, the newest statement
+    /// As [`Staged::session`], with `spoken`, each content of a row once, `said`, every
+    /// statement of the batch, and `newest`: of every key that the batch says something of, the newest statement
     /// of each part, with the time at which its version was first said.
     ///
     /// # Errors
@@ -200,25 +207,33 @@ impl Staged {
             ),
         )
         .await?;
-        materialize(
-            &session,
-            job,
-            "newest",
-            &format!(
-                "WITH known AS ( \
-                   SELECT s.row_key, s.row_part, s.version, s.first_at, s.last_at_us, s.said_by, s.batch, s.place \
-                   FROM state s LEFT SEMI JOIN said t ON s.row_key = t.row_key WHERE s.dataset = '{}'), \
-                 told AS (SELECT * FROM said UNION ALL SELECT * FROM known) \
-                 SELECT row_key, row_part, version, first_at, last_at_us, said_by, batch FROM ( \
-                   SELECT row_key, row_part, version, last_at_us, said_by, batch, \
-                     min(first_at) OVER (PARTITION BY row_key, row_part, version) AS first_at, \
-                     row_number() OVER (PARTITION BY row_key, row_part \
-                       ORDER BY last_at_us DESC, said_by DESC, batch DESC, place DESC) AS nth \
-                   FROM told) WHERE nth = 1",
-                self.dataset
-            ),
-        )
-        .await?;
+        // The same content said twice stands there once.
+        let spoken = if self.has_repeats {
+            format!(
+                "SELECT * FROM (SELECT *, row_number() OVER (PARTITION BY {KEY}, {PART}, {VERSION} \
+                   ORDER BY {SAID_BY}, {PLACE}) AS nth FROM staged) WHERE nth = 1"
+            )
+        } else {
+            "SELECT * FROM staged".to_owned()
+        };
+        let spoken = session.sql(&spoken).await.map_err(&fail)?;
+        session.register_table("spoken", spoken.into_view()).map_err(&fail)?;
+        let told = format!(
+            "WITH known AS ( \
+               SELECT s.row_key, s.row_part, s.version, s.first_at, s.last_at_us, s.said_by, s.batch, s.place \
+               FROM state s LEFT SEMI JOIN said t ON s.row_key = t.row_key WHERE s.dataset = '{}') \
+             SELECT row_key, row_part, version, first_at, last_at_us, said_by, batch \
+             FROM (SELECT * FROM said UNION ALL SELECT * FROM known) \
+             ORDER BY row_key, row_part, last_at_us DESC, said_by DESC, batch DESC, place DESC",
+            self.dataset
+        );
+        let told = session.sql(&told).await.map_err(&fail)?;
+        let told = told.execute_stream().await.map_err(&fail)?;
+        let schema = told.schema();
+        let newest = Firsts { keys: 2, among: 2, least: 3 }.of(told);
+        let newest: Vec<RecordBatch> = newest.try_collect().await.map_err(&fail)?;
+        let newest = MemTable::try_new(schema, vec![newest]).map_err(&fail)?;
+        session.register_table("newest", Arc::new(newest)).map_err(&fail)?;
         Ok(session)
     }
 
@@ -235,21 +250,25 @@ impl Staged {
         if self.is_empty() {
             return Ok(Vec::new());
         }
-        let sql = merged(&format!("(SELECT '{}' AS dataset, * FROM said)", self.dataset));
-        let rows = session.sql(&sql).await.map_err(TransformError::job(job))?;
+        let said = format!("(SELECT '{}' AS dataset, * FROM said)", self.dataset);
+        let rows = merged(session, &said).await.map_err(TransformError::job(job))?;
         write(context, job, &SOURCE_KEYS, rows, Spread::One).await
     }
 }
 
 /// The statements of one version put together.
-fn merged(table: &str) -> String {
-    format!(
-        "SELECT dataset, row_key, row_part, version, earliest AS first_at, last_at_us, said_by, batch, place FROM ( \
-           SELECT *, min(first_at) OVER (PARTITION BY dataset, row_key, row_part, version) AS earliest, \
-             row_number() OVER (PARTITION BY dataset, row_key, row_part, version \
-               ORDER BY last_at_us DESC, said_by DESC, batch DESC, place DESC) AS nth \
-           FROM {table}) WHERE nth = 1"
-    )
+async fn merged(session: &SessionContext, table: &str) -> Result<DataFrame, DataFusionError> {
+    let rows = session
+        .sql(&format!(
+            "SELECT dataset, row_key, row_part, version, first_at, last_at_us, said_by, batch, place \
+             FROM {table} ORDER BY dataset, row_key, row_part, version, \
+               last_at_us DESC, said_by DESC, batch DESC, place DESC"
+        ))
+        .await?;
+    let rows = rows.execute_stream().await?;
+    let schema = rows.schema();
+    let merged = Firsts { keys: 4, among: 3, least: 4 }.of(rows);
+    session.read_table(once::table(&schema, merged)?)
 }
 
 /// The change of `source_keys`: `adds` beside what is there, or all merged into one.
@@ -269,7 +288,7 @@ pub async fn state_change(
     let fail = TransformError::job(job);
     let session = context.session();
     session.register_table("state", table_of(&SOURCE_KEYS, all)).map_err(&fail)?;
-    let rows = session.sql(&merged("state")).await.map_err(&fail)?;
+    let rows = merged(&session, "state").await.map_err(&fail)?;
     let adds = write(context, job, &SOURCE_KEYS, rows, Spread::One).await?;
     Ok(Change { adds, removes: table.files().to_vec() })
 }
@@ -286,10 +305,8 @@ pub fn wanted(newest: &str, held: &[&str], key: &str, part: &str) -> String {
         held.iter().map(column).collect::<Vec<_>>().join(", ")
     };
     format!(
-        "SELECT {} FROM {newest} n JOIN ( \
-           SELECT *, row_number() OVER (PARTITION BY {KEY}, {PART}, {VERSION} ORDER BY {SAID_BY}, {PLACE}) AS nth \
-           FROM staged) s ON n.row_key = s.{KEY} AND n.row_part = s.{PART} AND n.version = s.{VERSION} \
-         WHERE s.nth = 1 \
+        "SELECT {} FROM {newest} n JOIN spoken s \
+           ON n.row_key = s.{KEY} AND n.row_part = s.{PART} AND n.version = s.{VERSION} \
          UNION ALL \
          SELECT {} FROM {newest} n JOIN existing e ON n.row_key = e.{key} AND n.row_part = {part} \
          LEFT ANTI JOIN staged s ON n.row_key = s.{KEY} AND n.row_part = s.{PART} AND n.version = s.{VERSION} \
@@ -355,8 +372,13 @@ impl ExportCounts {
         Self { export, read: 0, taken: 0, deleted: 0, rejected: 0, fingerprint: 0 }
     }
 
-    /// A sum, so that the order of rows does not matter.
-    fn add(&mut self, marks: &[ArrayRef], versions: Option<&Int64Array>) {
+    /// A sum, so that the order of rows does not matter, of hashes of key, part and version.
+    fn add(
+        &mut self,
+        marks: &[ArrayRef],
+        versions: Option<&Int64Array>,
+        mut each: impl FnMut(u64),
+    ) {
         let (keys, parts) = (marks[0].as_string::<i32>(), marks[1].as_string::<i32>());
         let mut buffer = Vec::new();
         for row in 0..keys.len() {
@@ -365,8 +387,9 @@ impl ExportCounts {
             push_text(&mut buffer, parts.value(row));
             let version = versions.map_or(GONE, |versions| versions.value(row));
             buffer.extend_from_slice(&version.to_le_bytes());
-            self.fingerprint =
-                self.fingerprint.wrapping_add(XxHash3_64::oneshot(&buffer).cast_signed());
+            let hash = XxHash3_64::oneshot(&buffer);
+            each(hash);
+            self.fingerprint = self.fingerprint.wrapping_add(hash.cast_signed());
         }
     }
 }
