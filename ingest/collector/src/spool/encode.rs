@@ -12,7 +12,7 @@ use super::format::{
 
 /// The spool is written once and read once, by the writer's one thread: speed
 /// before size. See docs/spool.md for what the levels were measured to cost.
-const ZSTD_LEVEL: i32 = 1;
+const ZSTD_LEVEL: i32 = -1;
 
 const EVENT: u8 = 1;
 const REJECT: u8 = 2;
