@@ -37,7 +37,7 @@ pub enum SourceConfig {
     DynamodbExport(ExportSource),
     /// Full loads and change capture that DMS wrote to S3.
     Dms(Box<DmsSource>),
-    /// CSV or Parquet files.
+    /// CSV, JSON or Parquet files.
     Files(Box<FilesSource>),
     /// A PostgreSQL database, read live.
     Postgresql(Box<DatabaseSource>),
@@ -74,13 +74,13 @@ pub struct TableMapping {
     pub columns: BTreeMap<String, ColumnMapping>,
 }
 
-/// CSV or Parquet files.
+/// CSV, JSON or Parquet files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FilesSource {
     /// A file, a folder, or either with `*`, `?`, `[...]` and `**` in it.
     pub path: String,
-    /// `csv` or `parquet`.
+    /// `csv`, `jsonl` or `parquet`.
     pub format: FileFormat,
     /// Of a CSV: what stands between the values, one ASCII character.
     #[serde(default = "comma")]
@@ -112,8 +112,10 @@ pub struct FilesSource {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FileFormat {
-    /// Separated values; plain, `.gz` or `.zst`.
+    /// Separated values; plain, gz or zstd.
     Csv,
+    /// A JSON object a line; plain, gz or zstd.
+    Jsonl,
     /// Parquet.
     Parquet,
 }

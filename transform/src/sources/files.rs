@@ -1,4 +1,4 @@
-//! Finds CSV and Parquet files. Each file is an export of its own.
+//! Finds CSV, JSON and Parquet files. Each file is an export of its own.
 
 use clickmill_lake::Lake;
 use clickmill_schemas::Timestamp;
@@ -55,6 +55,7 @@ pub(super) async fn discover(
                 exported_at,
                 format: match source.format {
                     FileFormat::Csv => Format::Csv(source.csv()),
+                    FileFormat::Jsonl => Format::Jsonl,
                     FileFormat::Parquet => Format::Parquet,
                 },
                 columns: wanted.columns.clone(),

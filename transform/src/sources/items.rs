@@ -1,5 +1,11 @@
-//! The data files of a DynamoDB export: lines in DynamoDB JSON. Of a full export
-//! `{"Item":{...}}`; of an incremental one
+//! Files with a JSON object a line: whatever a program wrote, and the data files of
+//! a DynamoDB export, in DynamoDB JSON.
+//!
+//! In plain JSON a column is a key, or a path of keys with points between them into
+//! nested objects. A text is its characters; anything else is its JSON text, a number
+//! with its digits.
+//!
+//! Of a full export of DynamoDB a line is `{"Item":{...}}`; of an incremental one
 //! `{"Metadata":{"WriteTimestampMicros":...},"Keys":{...},"NewImage":{...},"OldImage":{...}}`,
 //! where an item without `NewImage` was deleted. The time may be `{"N":"..."}`, a
 //! text or a number.
@@ -26,7 +32,7 @@ use super::process::Processor;
 use super::reader::Halt;
 use super::rows::{Changes, Input};
 use super::value::shown;
-use super::{BATCH_ROWS, Content, InputFile, SourceChunk};
+use super::{BATCH_ROWS, Content, Format, InputFile, SourceChunk};
 
 /// One line, at most. An item has at most 400 KB, and DynamoDB JSON is a few times that.
 const MAX_LINE_BYTES: u64 = 16 * 1024 * 1024;
@@ -161,6 +167,7 @@ fn chunk(
     let names: Vec<Option<String>> =
         processor.plan().names().into_iter().map(|name| name.map(str::to_owned)).collect();
     let keys = processor.plan().keys();
+    let is_plain = processor.export().format == Format::Jsonl;
     let is_window = matches!(processor.export().content, Content::Window { .. });
     let mut changes = Changes::default();
     let mut builders: Vec<Option<StringBuilder>> =
@@ -169,6 +176,7 @@ fn chunk(
     let mut malformed = Vec::new();
     for (number, line) in lines {
         let said = match is_window {
+            _ if is_plain => object(line, &names),
             false => item(line, &names),
             true => change(line, &names, &keys),
         };
@@ -207,6 +215,31 @@ fn chunk(
         changes: is_window.then_some(changes),
     };
     Ok(processor.rows(&input, malformed)?)
+}
+
+/// A line of plain JSON.
+fn object(line: &[u8], names: &[Option<String>]) -> Result<Said, String> {
+    let object: Image<'_> = serde_json::from_str(text(line)?)
+        .map_err(|e| format!("the line is no JSON object, of which each has a line: {e}"))?;
+    let cell = |name: &Option<String>| plain(reach(&object, name.as_ref()?)?);
+    Ok(Said { cells: names.iter().map(cell).collect(), change: None })
+}
+
+/// The value of a key, or of a path of keys.
+fn reach<'a>(object: &Image<'a>, path: &str) -> Option<&'a RawValue> {
+    if let Some(value) = object.get(path) {
+        return Some(value);
+    }
+    let (key, rest) = path.split_once('.')?;
+    reach(&serde_json::from_str(object.get(key)?.get()).ok()?, rest)
+}
+
+fn plain(value: &RawValue) -> Option<String> {
+    match value.get() {
+        "null" => None,
+        text if text.starts_with('"') => serde_json::from_str(text).ok(),
+        other => Some(other.to_owned()),
+    }
 }
 
 /// A line of a full export.

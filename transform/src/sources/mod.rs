@@ -1,5 +1,5 @@
 //! A shop's own exports as typed rows: RDS snapshot exports, DynamoDB exports
-//! full and incremental, change capture by DMS, CSV and Parquet files, and what
+//! full and incremental, change capture by DMS, CSV, JSON and Parquet files, and what
 //! [`live`] read from databases.
 //!
 //! [`discover`] lists what lies under the configured places and says, for each
@@ -153,6 +153,8 @@ pub enum Format {
     /// `{"Item":{...}}` lines in DynamoDB JSON, of an incremental export
     /// `{"Metadata":{...},"Keys":{...},"NewImage":{...}}`; gz.
     DynamodbJson,
+    /// An object a line, plain, gz or zstd.
+    Jsonl,
     /// Separated values, plain, gz or zstd by the file's name.
     Csv(CsvLayout),
 }

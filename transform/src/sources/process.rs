@@ -25,7 +25,7 @@ impl Processor {
     pub(super) fn new(export: Arc<Export>) -> Result<Self, SourceError> {
         let empty = match export.format {
             Format::Csv(_) => Empty::IsNull,
-            Format::Parquet | Format::DynamodbJson => Empty::IsText,
+            Format::Parquet | Format::DynamodbJson | Format::Jsonl => Empty::IsText,
         };
         let plan = Plan::new(&export, empty).map_err(|problem| SourceError::Mapping {
             source_name: export.source.clone(),

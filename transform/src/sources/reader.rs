@@ -243,7 +243,7 @@ fn decode_text(
     let outcome = decompressed(body).map_err(damaged).and_then(|text| {
         match processor.export().format.clone() {
             Format::Csv(layout) => csv_rows::decode(processor, &layout, text, file, &mut send),
-            Format::DynamodbJson | Format::Parquet => {
+            Format::DynamodbJson | Format::Jsonl | Format::Parquet => {
                 items::decode(processor, text, file, &mut send)
             }
         }

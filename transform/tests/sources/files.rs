@@ -1,4 +1,4 @@
-//! CSV and Parquet files with a mapping.
+//! CSV, JSON and Parquet files with a mapping.
 
 use std::sync::Arc;
 
@@ -213,6 +213,77 @@ async fn a_parquet_file_reads_by_the_same_mapping_and_its_lines_are_counted() {
     let rounded = "unit_price = { column = \"p\", round = true }";
     let found = shop.only(&format!("{parquet_source}{columns}{rounded}")).await;
     assert_eq!(rows(&found, &["unit_price"]), ["0.1000", "2.5000", "0.3000", "4.0000"]);
+}
+
+#[tokio::test]
+async fn json_lines_read_by_the_same_mapping_into_nested_objects() {
+    let shop = Shop::new().await;
+    let jsonl = CSV.replace("csv", "jsonl");
+    shop.write(
+        "in/orders.jsonl.gz",
+        gz(concat!(
+            r#"{"id":17,"at":"2026-11-23T17:40:00+01:00","sum":{"value":12.50,"unit.of":"EUR"},"to":{"city":"K\u00f6ln"}}"#,
+            "\n\n",
+            r#"{"id":"x\"2","at":"2026-11-23T00:00:00Z","sum":{"value":"0.05"},"to":null,"more":[1]}"#,
+            "\r\n",
+            "[1,2]\n{\"id\":\"3\"\n",
+            r#"{"id":"4","at":"2026-11-23T00:00:00Z","sum":{"value":"five"}}"#,
+        )),
+    );
+    let found = shop
+        .only(&format!(
+            "{jsonl}[sources.s.orders.columns]\norder_id = \"id\"\nordered_at = \"at\"\n\
+             total = \"sum.value\"\ncurrency = \"sum.unit.of\"\ncity = \"to.city\""
+        ))
+        .await;
+    assert_eq!(
+        rows(&found, &["order_id", "ordered_at", "total", "currency", "city"]),
+        [
+            "17|2026-11-23T16:40:00Z|12.5000|EUR|K\u{f6}ln",
+            "x\"2|2026-11-23T00:00:00Z|0.0500|-|-"
+        ]
+    );
+    assert_eq!(found.rows_read, 5);
+    let mut rejected = rejects(&found);
+    rejected.sort();
+    let starts = [
+        "row 3: malformed: the line is no JSON object, of which each has a line",
+        "row 4: malformed: the line is no JSON object, of which each has a line",
+        "row 5: bad_value: column total: `five`",
+    ];
+    assert_eq!(rejected.len(), starts.len(), "{rejected:#?}");
+    for (reject, start) in rejected.iter().zip(starts) {
+        assert!(reject.starts_with(start), "{reject}");
+    }
+}
+
+#[tokio::test]
+async fn order_lines_in_json_give_orders_and_their_items() {
+    let shop = Shop::new().await;
+    let jsonl = CSV.replace("csv", "jsonl");
+    shop.write(
+        "in/lines.jsonl",
+        r#"{"order":{"no":"a","at":"2026-11-23T10:00:00Z"},"sku":"p1","n":2,"price":9.5}
+           {"order":{"no":"a","at":"2026-11-23T10:00:00Z"},"sku":"p2","n":1,"price":1}"#,
+    );
+    let found = shop
+        .find(&format!(
+            "{jsonl}[sources.s.lines.columns]\norder_id = \"order.no\"\nordered_at = \"order.at\"\n\
+             product_id = \"sku\"\nquantity = \"n\"\nunit_price = \"price\""
+        ))
+        .await;
+    assert_eq!(found.exports.len(), 2, "{:?}", found.notices);
+    for export in &found.exports {
+        let read = read(&shop.lake, export).await.unwrap();
+        assert_eq!(rejects(&read), Vec::<String>::new());
+        match export.dataset {
+            Dataset::Orders => assert_eq!(rows(&read, &["order_id", "total"]), ["a|20.0000"]),
+            _ => assert_eq!(
+                rows(&read, &["order_id", "line", "product_id", "quantity", "unit_price"]),
+                ["a|1|p1|2|9.5000", "a|2|p2|1|1.0000"]
+            ),
+        }
+    }
 }
 
 #[tokio::test]
