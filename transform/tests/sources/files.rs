@@ -238,10 +238,7 @@ async fn json_lines_read_by_the_same_mapping_into_nested_objects() {
         .await;
     assert_eq!(
         rows(&found, &["order_id", "ordered_at", "total", "currency", "city"]),
-        [
-            "17|2026-11-23T16:40:00Z|12.5000|EUR|K\u{f6}ln",
-            "x\"2|2026-11-23T00:00:00Z|0.0500|-|-"
-        ]
+        ["17|2026-11-23T16:40:00Z|12.5000|EUR|K\u{f6}ln", "x\"2|2026-11-23T00:00:00Z|0.0500|-|-"]
     );
     assert_eq!(found.rows_read, 5);
     let mut rejected = rejects(&found);
