@@ -31,7 +31,7 @@ use crate::{Lake, LakeError, schema};
 
 /// A file that reached this size is closed and a new one begun.
 pub const MAX_FILE_BYTES: usize = 256 * 1024 * 1024;
-/// Encoded and unflushed bytes over all open partitions.
+/// Encoded and unflushed bytes over all open partitions, and again over those being closed.
 const MAX_BUFFERED_BYTES: usize = 256 * 1024 * 1024;
 /// What is held is counted again after so many bytes of rows: with hundreds of open
 /// partitions counting costs more than writing.
@@ -53,7 +53,10 @@ pub struct PartitionWriter {
     properties: WriterProperties,
     sorted: Sorted,
     open: BTreeMap<Option<Date>, OpenFile>,
-    closing: JoinSet<Result<DataFile, LakeError>>,
+    /// Each with the bytes that it held when it was begun.
+    closing: JoinSet<(usize, Result<DataFile, LakeError>)>,
+    /// Bytes of all of them.
+    closing_bytes: usize,
     /// Bytes that came since the held ones were counted.
     uncounted: usize,
     done: Vec<DataFile>,
@@ -94,6 +97,7 @@ impl PartitionWriter {
             sorted,
             open: BTreeMap::new(),
             closing: JoinSet::new(),
+            closing_bytes: 0,
             uncounted: 0,
             done: Vec::new(),
         }
@@ -140,24 +144,33 @@ impl PartitionWriter {
         for (dt, file) in std::mem::take(&mut self.open) {
             self.close(dt, file).await?;
         }
-        self.until_closing(0).await?;
+        while !self.closing.is_empty() {
+            self.closed().await?;
+        }
         self.done.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(self.done)
     }
 
-    /// Begins to close a file, beside a few others.
+    /// Begins to close a file, beside as many others as memory allows.
     async fn close(&mut self, dt: Option<Date>, file: OpenFile) -> Result<(), LakeError> {
-        self.until_closing(CLOSE_CONCURRENCY - 1).await?;
-        self.closing.spawn(close(self.spec, self.sorted, dt, file));
+        let held = file.writer.memory_size();
+        while self.closing.len() >= CLOSE_CONCURRENCY
+            || (self.closing_bytes + held > MAX_BUFFERED_BYTES && !self.closing.is_empty())
+        {
+            self.closed().await?;
+        }
+        self.closing_bytes += held;
+        let (spec, sorted) = (self.spec, self.sorted);
+        self.closing.spawn(async move { (held, close(spec, sorted, dt, file).await) });
         Ok(())
     }
 
-    /// Waits until at most so many files are being closed.
-    async fn until_closing(&mut self, left: usize) -> Result<(), LakeError> {
-        while self.closing.len() > left {
-            let Some(closed) = self.closing.join_next().await else { break };
-            self.done.push(closed.map_err(|source| self.unfit(&source.to_string()))??);
-        }
+    /// Waits for the next file that is closed.
+    async fn closed(&mut self) -> Result<(), LakeError> {
+        let Some(closed) = self.closing.join_next().await else { return Ok(()) };
+        let (held, file) = closed.map_err(|source| self.unfit(&source.to_string()))?;
+        self.closing_bytes -= held;
+        self.done.push(file?);
         Ok(())
     }
 

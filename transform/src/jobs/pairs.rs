@@ -7,7 +7,8 @@
 //! Baskets are read once, one after the other, and each of their pairs is named
 //! once, as two numbers: a join of the baskets with themselves gives every pair
 //! twice, as texts. The engine sorts the baskets and counts the pairs, and may
-//! spill both; the numbers of the products are held in memory.
+//! spill both; the products' numbers, and the pairs that came more than once, are
+//! held in memory.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -109,6 +109,7 @@ pub(super) fn decode(
 ) -> Result<(), Halt> {
     let mut reader = BufReader::new(text);
     let (mut number, mut end) = (0, None);
+    let mut seen = vec![false; processor.plan().names().len()];
     while end.is_none() {
         let mut lines: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut bytes = 0;
@@ -131,9 +132,22 @@ pub(super) fn decode(
             }
         }
         // Also before an error: what was read before the damage stays.
-        send(chunk(processor, file, &lines)?)?;
+        send(chunk(processor, file, &lines, &mut seen)?)?;
     }
     end.unwrap_or(Ok(()))?;
+    if processor.export().format == Format::Jsonl && number > 0 {
+        let plan = processor.plan();
+        let absent = plan.names().into_iter().zip(plan.mapped()).zip(seen);
+        let absent = absent.filter_map(|((name, mapped), seen)| name.filter(|_| mapped && !seen));
+        let absent: Vec<String> = absent.map(|name| format!("`{name}`")).collect();
+        if !absent.is_empty() {
+            send(processor.notice(
+                file,
+                format!("no object in it has {}, which the mapping names", absent.join(", ")),
+                "correct the mapping, unless such files may lack it: the column is empty then",
+            ))?;
+        }
+    }
     if let Some(items) = file.items.filter(|items| *items != number) {
         send(processor.notice(
             file,
@@ -163,6 +177,7 @@ fn chunk(
     processor: &mut Processor,
     file: &InputFile,
     lines: &[(u64, Vec<u8>)],
+    seen: &mut [bool],
 ) -> Result<SourceChunk, Halt> {
     let names: Vec<Option<String>> =
         processor.plan().names().into_iter().map(|name| name.map(str::to_owned)).collect();
@@ -175,10 +190,10 @@ fn chunk(
     let mut kept = Vec::with_capacity(lines.len());
     let mut malformed = Vec::new();
     for (number, line) in lines {
-        let said = match is_window {
-            _ if is_plain => object(line, &names),
-            false => item(line, &names),
-            true => change(line, &names, &keys),
+        let said = match (is_plain, is_window) {
+            (true, _) => object(line, &names, seen),
+            (false, false) => item(line, &names),
+            (false, true) => change(line, &names, &keys),
         };
         match said {
             Ok(said) => {
@@ -217,12 +232,16 @@ fn chunk(
     Ok(processor.rows(&input, malformed)?)
 }
 
-/// A line of plain JSON.
-fn object(line: &[u8], names: &[Option<String>]) -> Result<Said, String> {
+/// A line of plain JSON. What it has is marked as seen.
+fn object(line: &[u8], names: &[Option<String>], seen: &mut [bool]) -> Result<Said, String> {
     let object: Image<'_> = serde_json::from_str(text(line)?)
         .map_err(|e| format!("the line is no JSON object, of which each has a line: {e}"))?;
-    let cell = |name: &Option<String>| plain(reach(&object, name.as_ref()?)?);
-    Ok(Said { cells: names.iter().map(cell).collect(), change: None })
+    let cells = names.iter().zip(seen).map(|(name, seen)| {
+        let value = reach(&object, name.as_ref()?)?;
+        *seen = true;
+        plain(value)
+    });
+    Ok(Said { cells: cells.collect(), change: None })
 }
 
 /// The value of a key, or of a path of keys.

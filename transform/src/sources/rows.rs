@@ -176,6 +176,11 @@ impl Plan {
             .collect()
     }
 
+    /// Which of the columns the mapping names a column of theirs for.
+    pub(super) fn mapped(&self) -> Vec<bool> {
+        self.columns.iter().map(|column| matches!(column.origin, Origin::Named(_))).collect()
+    }
+
     /// Which of the columns are of the key: all that a delete says.
     pub(super) fn keys(&self) -> Vec<bool> {
         self.columns.iter().map(|column| column.is_key).collect()

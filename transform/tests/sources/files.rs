@@ -255,6 +255,29 @@ async fn json_lines_read_by_the_same_mapping_into_nested_objects() {
 }
 
 #[tokio::test]
+async fn a_path_that_no_json_object_has_is_told() {
+    let shop = Shop::new().await;
+    let jsonl = CSV.replace("csv", "jsonl");
+    shop.write(
+        "in/orders.jsonl",
+        "{\"order_id\":\"1\",\"ordered_at\":\"2026-11-23T00:00:00Z\",\"to\":{\"city\":null}}\n",
+    );
+    let found = shop
+        .only(&format!(
+            "{jsonl}[sources.s.orders.columns]\ncity = \"to.city\"\nregion = \"to.regoin\"\n\
+             customer_id = \"buyer.id\""
+        ))
+        .await;
+    assert_eq!(rows(&found, &["order_id", "city", "region"]), ["1|-|-"]);
+    let told: Vec<&str> = found.notices.iter().map(|notice| notice.problem.as_str()).collect();
+    assert_eq!(
+        told,
+        ["no object in it has `buyer.id`, `to.regoin`, which the mapping names"],
+        "a key that is there without a value is there, and one that nobody mapped need not be"
+    );
+}
+
+#[tokio::test]
 async fn order_lines_in_json_give_orders_and_their_items() {
     let shop = Shop::new().await;
     let jsonl = CSV.replace("csv", "jsonl");

@@ -6,15 +6,15 @@ use clickmill_lake::landing::{Chain, Source};
 use clickmill_lake::{Lake, LakeError};
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
-use super::super::MAX_SHARDS;
-use super::super::config::{Leases, Until};
-use super::super::error::DeliverError;
-use super::super::lease::plan::{Situation, Taking, decide};
-use super::super::lease::{Change, Held, Lease, LeaseError, View};
-use super::super::reader::Stream;
-use super::super::shards::{Shard, readable};
-use super::super::worker::End;
 use super::{MAX_TAKES, Supervisor, Turn};
+use crate::kinesis::MAX_SHARDS;
+use crate::kinesis::config::{Leases, Until};
+use crate::kinesis::error::DeliverError;
+use crate::kinesis::lease::plan::{Situation, Taking, decide};
+use crate::kinesis::lease::{Change, Held, Lease, LeaseError, View};
+use crate::kinesis::reader::Stream;
+use crate::kinesis::shards::{Shard, readable};
+use crate::kinesis::worker::End;
 
 /// Leases changed at once.
 const LEASE_CONCURRENCY: usize = 16;
