@@ -121,10 +121,13 @@ pub fn kpl_record(input: &[u8]) {
 
 fn aggregate(data: &[u8]) {
     let decoded = kpl::decode(data);
-    // As many as go side by side, and one more.
-    let together = kpl::decode_all(&[data; 9]);
-    let found = |one: &Option<kpl::Aggregated<'_>>| one.as_ref().map(kpl::Aggregated::len);
-    assert!(together.iter().all(|one| found(one) == found(&decoded)), "together as alone");
+    #[cfg(feature = "aws")]
+    {
+        // As many as go side by side, and two more.
+        let together = kpl::decode_all(&[data; 10]);
+        let found = |one: &Option<kpl::Aggregated<'_>>| one.as_ref().map(kpl::Aggregated::len);
+        assert!(together.iter().all(|one| found(one) == found(&decoded)), "together as alone");
+    }
     let Some(decoded) = decoded else { return };
     let records: Vec<_> = decoded.records().collect();
     assert!(!records.is_empty(), "an aggregate without records");

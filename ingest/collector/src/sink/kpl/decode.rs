@@ -1,3 +1,4 @@
+#[cfg(feature = "aws")]
 use super::digest::md5_of_all;
 use super::{DIGEST_BYTES, MAGIC, md5_of};
 
@@ -42,7 +43,8 @@ pub fn decode(data: &[u8]) -> Option<Aggregated<'_>> {
 }
 
 /// [`decode`] of each, in their order, in less time: the MD5s of several are
-/// computed side by side.
+/// computed side by side. With the feature `aws` only.
+#[cfg(feature = "aws")]
 #[must_use]
 pub fn decode_all<'a>(data: &[&'a [u8]]) -> Vec<Option<Aggregated<'a>>> {
     let frames: Vec<_> = data.iter().map(|data| frame(data)).collect();

@@ -5,8 +5,11 @@
 //! other: each has a lane of a vector.
 //! Source: RFC 1321.
 
-use super::DIGEST_BYTES;
+use wide::u32x8;
 
+use super::{DIGEST_BYTES, md5_of};
+
+const LANES: usize = 8;
 const BLOCK: usize = 64;
 /// What a message's end takes at least: the bit behind it, and its length in bits.
 const LENGTH_BYTES: usize = 8;
@@ -26,14 +29,9 @@ const SINES: [u32; 64] = [
     0x6fa8_7e4f, 0xfe2c_e6e0, 0xa301_4314, 0x4e08_11a1, 0xf753_7e82, 0xbd3a_f235, 0x2ad7_d2bb, 0xeb86_d391,
 ];
 
-/// The same word of several messages.
+/// The same word of one message or of [`LANES`].
 trait Words: Copy {
-    /// How many.
-    const MESSAGES: usize;
-
     fn all(word: u32) -> Self;
-    fn of(word: impl Fn(usize) -> u32) -> Self;
-    fn lane(self, lane: usize) -> u32;
     fn plus(self, other: Self) -> Self;
     fn and(self, other: Self) -> Self;
     fn or(self, other: Self) -> Self;
@@ -42,21 +40,9 @@ trait Words: Copy {
 }
 
 impl Words for u32 {
-    const MESSAGES: usize = 1;
-
     #[inline(always)]
     fn all(word: u32) -> Self {
         word
-    }
-
-    #[inline(always)]
-    fn of(word: impl Fn(usize) -> u32) -> Self {
-        word(0)
-    }
-
-    #[inline(always)]
-    fn lane(self, _: usize) -> u32 {
-        self
     }
 
     #[inline(always)]
@@ -85,61 +71,36 @@ impl Words for u32 {
     }
 }
 
-#[cfg(feature = "aws")]
-mod vector {
-    pub use wide::u32x8 as Wide;
-
-    use super::Words;
-
-    impl Words for Wide {
-        const MESSAGES: usize = 8;
-
-        #[inline(always)]
-        fn all(word: u32) -> Self {
-            Self::splat(word)
-        }
-
-        #[inline(always)]
-        fn of(word: impl Fn(usize) -> u32) -> Self {
-            Self::new(std::array::from_fn(word))
-        }
-
-        #[inline(always)]
-        fn lane(self, lane: usize) -> u32 {
-            self.to_array()[lane]
-        }
-
-        #[inline(always)]
-        fn plus(self, other: Self) -> Self {
-            self + other
-        }
-
-        #[inline(always)]
-        fn and(self, other: Self) -> Self {
-            self & other
-        }
-
-        #[inline(always)]
-        fn or(self, other: Self) -> Self {
-            self | other
-        }
-
-        #[inline(always)]
-        fn xor(self, other: Self) -> Self {
-            self ^ other
-        }
-
-        #[inline(always)]
-        fn rotated<const LEFT: i32, const RIGHT: i32>(self) -> Self {
-            (self << LEFT) | (self >> RIGHT)
-        }
+impl Words for u32x8 {
+    #[inline(always)]
+    fn all(word: u32) -> Self {
+        Self::splat(word)
     }
-}
 
-/// Without a stream to read from nobody asks for many.
-#[cfg(not(feature = "aws"))]
-mod vector {
-    pub type Wide = u32;
+    #[inline(always)]
+    fn plus(self, other: Self) -> Self {
+        self + other
+    }
+
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        self & other
+    }
+
+    #[inline(always)]
+    fn or(self, other: Self) -> Self {
+        self | other
+    }
+
+    #[inline(always)]
+    fn xor(self, other: Self) -> Self {
+        self ^ other
+    }
+
+    #[inline(always)]
+    fn rotated<const LEFT: i32, const RIGHT: i32>(self) -> Self {
+        (self << LEFT) | (self >> RIGHT)
+    }
 }
 
 /// The MD5 of each message, in their order.
@@ -148,26 +109,29 @@ pub(super) fn md5_of_all(messages: &[&[u8]]) -> Vec<[u8; DIGEST_BYTES]> {
     // Neighbours in length end together, so few lanes run empty.
     let mut order: Vec<usize> = (0..messages.len()).collect();
     order.sort_unstable_by_key(|&at| messages[at].len());
-    let mut groups = order.chunks_exact(vector::Wide::MESSAGES);
-    for group in &mut groups {
-        digest::<vector::Wide>(messages, group, &mut digests);
-    }
-    for at in groups.remainder() {
-        digest::<u32>(messages, std::slice::from_ref(at), &mut digests);
+    for group in order.chunks(LANES) {
+        match group {
+            [at] => digests[*at] = md5_of(messages[*at]),
+            _ => side_by_side(messages, group, &mut digests),
+        }
     }
     digests
 }
 
-/// Of `group`, as many messages as `W` has words of.
-fn digest<W: Words>(messages: &[&[u8]], group: &[usize], digests: &mut [[u8; DIGEST_BYTES]]) {
-    let blocks: Vec<_> = group.iter().map(|&at| messages[at].as_chunks::<BLOCK>()).collect();
+/// Of the messages of `group`, at most as many as there are lanes.
+fn side_by_side(messages: &[&[u8]], group: &[usize], digests: &mut [[u8; DIGEST_BYTES]]) {
+    // Lanes without a message of their own do the last one's work again.
+    let blocks: [_; LANES] =
+        std::array::from_fn(|lane| messages[group[lane.min(group.len() - 1)]].as_chunks::<BLOCK>());
     let shared = blocks.iter().map(|(whole, _)| whole.len()).min().unwrap_or(0);
-    let mut state = START.map(W::all);
+    let mut state = START.map(u32x8::splat);
     for at in 0..shared {
-        state = compressed(state, |word| W::of(|lane| word_of(&blocks[lane].0[at], word)));
+        let word = |word| u32x8::new(blocks.map(|(whole, _)| word_of(&whole[at], word)));
+        state = compressed(state, word);
     }
+    let state = state.map(u32x8::to_array);
     for (lane, (&at, (whole, rest))) in group.iter().zip(&blocks).enumerate() {
-        let mut state = state.map(|words| words.lane(lane));
+        let mut state = state.map(|words| words[lane]);
         for block in &whole[shared..] {
             state = compressed(state, |word| word_of(block, word));
         }

@@ -26,10 +26,13 @@
 //! keeps the bytes as they are.
 
 mod decode;
+#[cfg(feature = "aws")]
 mod digest;
 mod encode;
 
-pub use decode::{Aggregated, UserRecord, UserRecords, decode, decode_all};
+#[cfg(feature = "aws")]
+pub use decode::decode_all;
+pub use decode::{Aggregated, UserRecord, UserRecords, decode};
 pub use encode::Aggregate;
 
 /// What an aggregate begins with.

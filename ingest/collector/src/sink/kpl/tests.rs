@@ -55,6 +55,7 @@ fn around(body: &[u8]) -> Vec<u8> {
     [&MAGIC[..], body, &md5_of(body)].concat()
 }
 
+#[cfg(feature = "aws")]
 #[test]
 fn several_decode_as_each_does_alone() {
     let good = around(b"\x0a\x01k\x1a\x06\x08\x00\x1a\x02xy");
