@@ -126,8 +126,7 @@ fn side_by_side(messages: &[&[u8]], group: &[usize], digests: &mut [[u8; DIGEST_
     let shared = blocks.iter().map(|(whole, _)| whole.len()).min().unwrap_or(0);
     let mut state = START.map(u32x8::splat);
     for at in 0..shared {
-        let word = |word| u32x8::new(blocks.map(|(whole, _)| word_of(&whole[at], word)));
-        state = compressed(state, word);
+        state = compressed(state, |word| words_of(&blocks, at, word));
     }
     let state = state.map(u32x8::to_array);
     for (lane, (&at, (whole, rest))) in group.iter().zip(&blocks).enumerate() {
@@ -140,6 +139,12 @@ fn side_by_side(messages: &[&[u8]], group: &[usize], digests: &mut [[u8; DIGEST_
             *bytes = word.to_le_bytes();
         }
     }
+}
+
+/// Of the block `at` of each.
+#[inline(always)]
+fn words_of(blocks: &[(&[[u8; BLOCK]], &[u8]); LANES], at: usize, word: usize) -> u32x8 {
+    u32x8::new(std::array::from_fn(|lane| word_of(&blocks[lane].0[at], word)))
 }
 
 /// The end of a message of `len` bytes, of which `rest` fill no block.
