@@ -75,17 +75,20 @@ SELECT user_agent, headless OR declared AS is_bot,
     CASE WHEN headless THEN 'headless' WHEN declared THEN 'declared' END AS bot_reason,
     CASE WHEN declared THEN nullif(regexp_extract(user_agent, '([A-Za-z]+[Bb]ot)', 1), '')
          WHEN contains(user_agent, 'Edg/') THEN 'Edge' WHEN contains(user_agent, 'OPR/') THEN 'Opera'
-         WHEN contains(user_agent, 'Firefox/') THEN 'Firefox' WHEN regexp_matches(user_agent, 'Chrome/|CriOS/') THEN 'Chrome'
+         WHEN contains(user_agent, 'Firefox/') THEN 'Firefox' WHEN contains(user_agent, 'CriOS/') THEN 'Chrome Mobile iOS'
+         WHEN contains(user_agent, 'Chrome/') AND contains(user_agent, 'Mobile') THEN 'Chrome Mobile'
+         WHEN contains(user_agent, 'Chrome/') THEN 'Chrome'
+         WHEN contains(user_agent, 'Safari/') AND contains(user_agent, 'Mobile') THEN 'Mobile Safari'
          WHEN contains(user_agent, 'Safari/') THEN 'Safari' END AS browser,
     CASE WHEN NOT declared THEN nullif(regexp_extract(user_agent, '(?:Edg|OPR|Firefox|Chrome|CriOS|Version)/([0-9.]+)', 1), '')
         END AS browser_version,
-    CASE WHEN contains(ua, 'iphone') THEN 'iPhone' WHEN contains(ua, 'ipad') THEN 'iPad' WHEN contains(ua, 'android') THEN 'Android'
-         WHEN contains(ua, 'windows nt 10') THEN 'Windows 10' WHEN contains(ua, 'windows nt 6.1') THEN 'Windows 7'
-         WHEN contains(ua, 'mac os x') THEN 'Mac OSX' WHEN contains(ua, 'linux') THEN 'Linux' END AS os,
-    nullif(replace(regexp_extract(user_agent, '(?:iPhone OS|CPU OS|Mac OS X|Android|Windows) ((?:NT )?[0-9._]+)', 1), '_', '.'), '') AS os_version,
+    CASE WHEN regexp_matches(ua, 'iphone|ipad') THEN 'iOS' WHEN contains(ua, 'android') THEN 'Android'
+         WHEN contains(ua, 'windows nt') THEN 'Windows' WHEN contains(ua, 'mac os x') THEN 'Mac OS X'
+         WHEN contains(ua, 'linux') THEN 'Linux' END AS os,
+    nullif(replace(regexp_extract(user_agent, '(?:iPhone OS|CPU OS|Mac OS X|Android|Windows NT) ([0-9._]+)', 1), '_', '.'), '') AS os_version,
     CASE WHEN headless OR declared THEN 'bot'
          WHEN regexp_matches(ua, 'ipad|tablet') OR contains(ua, 'android') AND NOT contains(ua, 'mobile') THEN 'tablet'
-         WHEN os IN ('iPhone', 'Android') THEN 'mobile' WHEN os IS NULL THEN 'other' ELSE 'desktop' END AS device_class
+         WHEN os IN ('iOS', 'Android') THEN 'mobile' WHEN os IS NULL THEN 'other' ELSE 'desktop' END AS device_class
 FROM marks;
 """
 

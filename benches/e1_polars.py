@@ -153,22 +153,22 @@ def dimensions(raw):
             bot_reason=pl.when("headless").then(pl.lit("headless")).when("declared").then(pl.lit("declared")),
             browser=pl.when("declared").then(agent.str.extract("([A-Za-z]+[Bb]ot)"))
             .when(has("edg/")).then(pl.lit("Edge")).when(has("opr/")).then(pl.lit("Opera"))
-            .when(has("firefox/")).then(pl.lit("Firefox")).when(has("chrome/|crios/")).then(pl.lit("Chrome"))
-            .when(has("safari/")).then(pl.lit("Safari")),
+            .when(has("firefox/")).then(pl.lit("Firefox")).when(has("crios/")).then(pl.lit("Chrome Mobile iOS"))
+            .when(has("chrome/") & has("mobile")).then(pl.lit("Chrome Mobile")).when(has("chrome/")).then(pl.lit("Chrome"))
+            .when(has("safari/") & has("mobile")).then(pl.lit("Mobile Safari")).when(has("safari/")).then(pl.lit("Safari")),
             browser_version=pl.when(~col("declared")).then(
                 agent.str.extract(r"(?:Edg|OPR|Firefox|Chrome|CriOS|Version)/([0-9.]+)")
             ),
-            os=pl.when(has("iphone")).then(pl.lit("iPhone")).when(has("ipad")).then(pl.lit("iPad"))
-            .when(has("android")).then(pl.lit("Android")).when(has("windows nt 10")).then(pl.lit("Windows 10"))
-            .when(has("windows nt 6.1")).then(pl.lit("Windows 7")).when(has("mac os x")).then(pl.lit("Mac OSX"))
+            os=pl.when(has("iphone|ipad")).then(pl.lit("iOS")).when(has("android")).then(pl.lit("Android"))
+            .when(has("windows nt")).then(pl.lit("Windows")).when(has("mac os x")).then(pl.lit("Mac OS X"))
             .when(has("linux")).then(pl.lit("Linux")),
-            os_version=agent.str.extract(r"(?:iPhone OS|CPU OS|Mac OS X|Android|Windows) ((?:NT )?[0-9._]+)")
+            os_version=agent.str.extract(r"(?:iPhone OS|CPU OS|Mac OS X|Android|Windows NT) ([0-9._]+)")
             .str.replace_all("_", "."),
         )
         .with_columns(
             device_class=pl.when("is_bot").then(pl.lit("bot"))
             .when(has("ipad|tablet") | (has("android") & ~has("mobile"))).then(pl.lit("tablet"))
-            .when(col("os").is_in(["iPhone", "Android"])).then(pl.lit("mobile"))
+            .when(col("os").is_in(["iOS", "Android"])).then(pl.lit("mobile"))
             .when(col("os").is_null()).then(pl.lit("other")).otherwise(pl.lit("desktop")),
         )
         .drop("ua", "headless", "declared")

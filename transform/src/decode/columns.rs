@@ -10,8 +10,9 @@ use clickmill_lake::schema::arrow_schema;
 use clickmill_schemas::Event;
 use clickmill_schemas::tables::EVENTS;
 
+use super::agents::Agents;
 use super::channels::{ChannelRules, Traffic};
-use super::enrich::{Agent, Agents, Campaign, LATE_AFTER, language, parameters, split_url};
+use super::enrich::{Campaign, LATE_AFTER, language, parameters, split_url};
 use super::hash;
 
 /// Column that tells the rows of a batch apart: object and line. Not stored.
@@ -71,10 +72,7 @@ impl EventColumns {
             page_host: page.host.as_deref(),
             referrer_host: referrer.host.as_deref(),
         });
-        let agent = match event.user_agent.as_deref() {
-            Some(user_agent) => self.agents.get(user_agent).clone(),
-            None => Agent::default(),
-        };
+        let agent = self.agents.get(event.user_agent.as_deref());
         let content_hash = hash::content(event);
         let late = event.event_ts().saturating_add(LATE_AFTER) < event.received_ts();
 

@@ -1,8 +1,7 @@
 //! What an event's own fields say beyond themselves: the parts of its URLs,
-//! its campaign, language, device and whether it is a bot's.
+//! its campaign and language.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::time::Duration;
 
 use clickmill_schemas::Event;
@@ -10,8 +9,6 @@ use url::form_urlencoded;
 
 /// An event received later than this after it happened is late.
 pub const LATE_AFTER: Duration = Duration::from_secs(3_600);
-/// Distinct user agents whose parse is kept; beyond it the cache starts anew.
-const MAX_CACHED_AGENTS: usize = 100_000;
 /// The longest language tag that is kept.
 const MAX_LANGUAGE_CHARS: usize = 35;
 /// Query parameters that carry an advertising click id.
@@ -160,93 +157,6 @@ pub fn language(sent: &str) -> Option<Cow<'_, str>> {
     Some(if made == sent { Cow::Borrowed(sent) } else { Cow::Owned(made) })
 }
 
-/// What a User-Agent says.
-#[derive(Clone, Default)]
-pub struct Agent {
-    pub browser: Option<String>,
-    pub browser_version: Option<String>,
-    pub os: Option<String>,
-    pub os_version: Option<String>,
-    pub device_class: Option<&'static str>,
-    pub bot_reason: Option<&'static str>,
-}
-
-/// Parses user agents, each distinct one once.
-#[derive(Default)]
-pub struct Agents {
-    parser: woothee::parser::Parser,
-    known: HashMap<String, Agent>,
-}
-
-impl Agents {
-    /// The agent of a User-Agent text.
-    pub fn get(&mut self, user_agent: &str) -> &Agent {
-        if self.known.len() >= MAX_CACHED_AGENTS {
-            self.known.clear();
-        }
-        if !self.known.contains_key(user_agent) {
-            let agent = parse_agent(&self.parser, user_agent);
-            self.known.insert(user_agent.to_owned(), agent);
-        }
-        &self.known[user_agent]
-    }
-}
-
-/// Marks of crawlers and scripts that name themselves.
-const BOT_MARKS: &[&str] = &[
-    "bot",
-    "crawl",
-    "spider",
-    "slurp",
-    "curl/",
-    "wget/",
-    "python-requests",
-    "python-urllib",
-    "go-http-client",
-    "okhttp-monitor",
-    "java/",
-    "libwww",
-    "scrapy",
-    "facebookexternalhit",
-    "lighthouse",
-    "pingdom",
-    "uptime",
-];
-const HEADLESS_MARKS: &[&str] = &["headlesschrome", "phantomjs", "puppeteer", "playwright"];
-
-fn parse_agent(parser: &woothee::parser::Parser, user_agent: &str) -> Agent {
-    let lower = user_agent.to_ascii_lowercase();
-    let bot_reason = if HEADLESS_MARKS.iter().any(|mark| lower.contains(mark)) {
-        Some("headless")
-    } else if BOT_MARKS.iter().any(|mark| lower.contains(mark)) {
-        Some("declared")
-    } else {
-        None
-    };
-    let known = |text: &str| (text != "UNKNOWN" && !text.is_empty()).then(|| text.to_owned());
-    let parsed = parser.parse(user_agent);
-    let is_crawler = parsed.as_ref().is_some_and(|agent| agent.category == "crawler");
-    let bot_reason = bot_reason.or(is_crawler.then_some("declared"));
-    let is_tablet = lower.contains("ipad")
-        || lower.contains("tablet")
-        || (lower.contains("android") && !lower.contains("mobile"));
-    let device_class = match parsed.as_ref().map(|agent| agent.category) {
-        _ if bot_reason.is_some() => "bot",
-        _ if is_tablet => "tablet",
-        Some("pc") => "desktop",
-        Some("smartphone" | "mobilephone") => "mobile",
-        _ => "other",
-    };
-    Agent {
-        browser: parsed.as_ref().and_then(|agent| known(agent.name)),
-        browser_version: parsed.as_ref().and_then(|agent| known(agent.version)),
-        os: parsed.as_ref().and_then(|agent| known(agent.os)),
-        os_version: parsed.as_ref().and_then(|agent| known(&agent.os_version)),
-        device_class: Some(device_class),
-        bot_reason,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,42 +210,6 @@ mod tests {
             ("12-GB", None),
         ] {
             assert_eq!(language(sent).as_deref(), expected, "{sent}");
-        }
-    }
-
-    #[test]
-    fn agents_tell_devices_and_bots() {
-        let mut agents = Agents::default();
-        for (user_agent, class, bot) in [
-            (
-                "Mozilla/5.0 (Windows NT 10.0; Win64; x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/120.0.0.0 Safari/537.36",
-                "desktop",
-                None,
-            ),
-            (
-                "Mozilla/5.0 (iPhone; CPU iPhone OS 17_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/17.0 Mobile/15E148 Safari/604.1",
-                "mobile",
-                None,
-            ),
-            (
-                "Mozilla/5.0 (iPad; CPU OS 16_6 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/16.6 Mobile/15E148 Safari/604.1",
-                "tablet",
-                None,
-            ),
-            (
-                "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
-                "bot",
-                Some("declared"),
-            ),
-            (
-                "Mozilla/5.0 (X11; Linux x64) AppleWebKit/537.36 (KHTML, like Gecko) HeadlessChrome/120.0.0.0 Safari/537.36",
-                "bot",
-                Some("headless"),
-            ),
-            ("curl/8.0", "bot", Some("declared")),
-        ] {
-            let agent = agents.get(user_agent);
-            assert_eq!((agent.device_class, agent.bot_reason), (Some(class), bot), "{user_agent}");
         }
     }
 }

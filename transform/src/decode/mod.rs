@@ -1,5 +1,6 @@
 //! Raw lines to Arrow: decode, enrich, and note what dedupe needs to know.
 
+pub mod agents;
 pub mod channels;
 pub mod columns;
 pub mod enrich;
