@@ -5,6 +5,7 @@
 //! Whatever has no column stays, verbatim, in `properties` or `context`. A
 //! value leaves `properties` only where its column holds it exactly.
 
+mod decode;
 mod encode;
 mod keys;
 

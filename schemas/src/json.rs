@@ -35,6 +35,11 @@ impl<'a> RawJson<'a> {
         Self(compact(raw.get()))
     }
 
+    /// Of a text that is one value without white space between its tokens.
+    pub(crate) fn of_compact(text: &'a str) -> Self {
+        Self(Cow::Borrowed(text))
+    }
+
     /// From a value of a text that was scanned.
     #[must_use]
     pub fn from_json(json: &Json<'a>) -> Self {

@@ -293,75 +293,16 @@ impl Scanner<'_> {
 
     fn string(&mut self) -> Result<(), ScanError> {
         let node = self.push(JsonKind::String, 0);
-        self.at += 1;
-        loop {
-            self.at = special(self.bytes, self.at);
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    self.end(node);
-                    return Ok(());
-                }
-                Some(b'\\') => {
-                    self.nodes[node as usize].escaped = true;
-                    self.escape()?;
-                }
-                Some(_) => return Err(self.expected("no control character inside of a string")),
-                None => return Err(self.expected("the string's end")),
-            }
-        }
-    }
-
-    fn escape(&mut self) -> Result<(), ScanError> {
-        self.at += 1;
-        match self.peek() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => self.at += 1,
-            Some(b'u') => {
-                self.at += 1;
-                for _ in 0..4 {
-                    if !self.peek().is_some_and(|byte| byte.is_ascii_hexdigit()) {
-                        return Err(self.expected("four hexadecimal digits"));
-                    }
-                    self.at += 1;
-                }
-            }
-            _ => return Err(self.expected("an escape")),
-        }
+        (self.at, self.nodes[node as usize].escaped) = string(self.bytes, self.at)?;
+        self.end(node);
         Ok(())
     }
 
     fn number(&mut self) -> Result<(), ScanError> {
         let node = self.push(JsonKind::Number, 0);
-        if self.peek() == Some(b'-') {
-            self.at += 1;
-        }
-        if self.peek() == Some(b'0') {
-            self.at += 1;
-        } else {
-            self.digits()?;
-        }
-        if self.peek() == Some(b'.') {
-            self.at += 1;
-            self.digits()?;
-        }
-        if matches!(self.peek(), Some(b'e' | b'E')) {
-            self.at += 1;
-            if matches!(self.peek(), Some(b'+' | b'-')) {
-                self.at += 1;
-            }
-            self.digits()?;
-        }
+        self.at = number(self.bytes, self.at)?;
         self.end(node);
         Ok(())
-    }
-
-    /// One or more.
-    fn digits(&mut self) -> Result<(), ScanError> {
-        let from = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
-        }
-        if self.at == from { Err(self.expected("a digit")) } else { Ok(()) }
     }
 
     fn literal(&mut self, word: &[u8], kind: JsonKind) -> Result<bool, ScanError> {
@@ -415,6 +356,135 @@ impl Scanner<'_> {
     fn expected(&self, expected: &'static str) -> ScanError {
         ScanError { at: self.at, expected }
     }
+}
+
+/// Where the string ends whose quote stands at `at`, and whether it has a backslash.
+pub(crate) fn string(bytes: &[u8], mut at: usize) -> Result<(usize, bool), ScanError> {
+    let mut escaped = false;
+    at += 1;
+    loop {
+        at = special(bytes, at);
+        let expected = match bytes.get(at) {
+            Some(b'"') => return Ok((at + 1, escaped)),
+            Some(b'\\') => {
+                escaped = true;
+                at = escape(bytes, at)?;
+                continue;
+            }
+            Some(_) => "no control character inside of a string",
+            None => "the string's end",
+        };
+        return Err(ScanError { at, expected });
+    }
+}
+
+/// Where the escape ends whose backslash stands at `at`.
+fn escape(bytes: &[u8], mut at: usize) -> Result<usize, ScanError> {
+    at += 1;
+    match bytes.get(at) {
+        Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 1),
+        Some(b'u') => {
+            at += 1;
+            let digits = bytes.iter().skip(at).take(4);
+            let digits = digits.take_while(|byte| byte.is_ascii_hexdigit()).count();
+            match digits {
+                4 => Ok(at + 4),
+                _ => Err(ScanError { at: at + digits, expected: "four hexadecimal digits" }),
+            }
+        }
+        _ => Err(ScanError { at, expected: "an escape" }),
+    }
+}
+
+/// Where the number ends that starts at `at`.
+pub(crate) fn number(bytes: &[u8], mut at: usize) -> Result<usize, ScanError> {
+    let is = |at: usize, byte: u8| bytes.get(at) == Some(&byte);
+    // One or more.
+    let digits = |from: usize| {
+        let found = bytes.iter().skip(from).take_while(|byte| byte.is_ascii_digit()).count();
+        if found > 0 { Ok(from + found) } else { Err(ScanError { at: from, expected: "a digit" }) }
+    };
+    if is(at, b'-') {
+        at += 1;
+    }
+    at = if is(at, b'0') { at + 1 } else { digits(at)? };
+    if is(at, b'.') {
+        at = digits(at + 1)?;
+    }
+    if is(at, b'e') || is(at, b'E') {
+        at += 1;
+        if is(at, b'+') || is(at, b'-') {
+            at += 1;
+        }
+        at = digits(at)?;
+    }
+    Ok(at)
+}
+
+/// Where the value ends that starts at `at`. `None` where there is none, where white space
+/// stands between its tokens, and where more than 64 containers are open at once.
+pub(crate) fn compact_value(bytes: &[u8], mut at: usize) -> Option<usize> {
+    // A bit for each container that is open, the innermost the lowest: an object's is set.
+    let (mut objects, mut open) = (0_u64, 0_u32);
+    loop {
+        // A value begins here.
+        match bytes.get(at)? {
+            byte @ (b'{' | b'[') => {
+                let is_object = *byte == b'{';
+                let close = if is_object { b'}' } else { b']' };
+                at += 1;
+                if *bytes.get(at)? == close {
+                    at += 1;
+                } else if open == u64::BITS {
+                    return None;
+                } else {
+                    objects = objects << 1 | u64::from(is_object);
+                    open += 1;
+                    if is_object {
+                        at = compact_key(bytes, at)?;
+                    }
+                    continue;
+                }
+            }
+            b'"' => at = string(bytes, at).ok()?.0,
+            b'-' | b'0'..=b'9' => at = number(bytes, at).ok()?,
+            b't' if bytes[at..].starts_with(b"true") => at += 4,
+            b'f' if bytes[at..].starts_with(b"false") => at += 5,
+            b'n' if bytes[at..].starts_with(b"null") => at += 4,
+            _ => return None,
+        }
+        // It has ended: so may the containers around it.
+        loop {
+            if open == 0 {
+                return Some(at);
+            }
+            let in_object = objects & 1 == 1;
+            match (bytes.get(at)?, in_object) {
+                (b',', _) => {
+                    at += 1;
+                    if in_object {
+                        at = compact_key(bytes, at)?;
+                    }
+                    break;
+                }
+                (b'}', true) | (b']', false) => {
+                    at += 1;
+                    objects >>= 1;
+                    open -= 1;
+                }
+                _ => return None,
+            }
+        }
+    }
+}
+
+/// Where the value begins whose key stands at `at`.
+fn compact_key(bytes: &[u8], at: usize) -> Option<usize> {
+    if bytes.get(at) != Some(&b'"') {
+        return None;
+    }
+    let (at, _) = string(bytes, at).ok()?;
+    (bytes.get(at) == Some(&b':')).then_some(at + 1)
 }
 
 /// Where from `from` on the first byte stands that a JSON string cannot hold as
@@ -504,6 +574,8 @@ mod tests {
             prop_assert_eq!(value(&json), sent.clone());
             prop_assert_eq!(json.depth(), nesting(&sent));
             prop_assert_eq!(json.compact(), compact(raw.get()));
+            let is_compact = json.compact().len() == text.len();
+            prop_assert_eq!(compact_value(text.as_bytes(), 0), is_compact.then_some(text.len()));
         }
 
         #[test]
@@ -516,6 +588,9 @@ mod tests {
             text.splice(at..(at + cut).min(text.len()), with.chars());
             let text: String = text.into_iter().collect();
             let judged = serde_json::from_str::<&RawValue>(&text);
+            let read = compact_value(text.as_bytes(), 0) == Some(text.len());
+            let is_compact = judged.as_ref().is_ok_and(|_| compact(&text).len() == text.len());
+            prop_assert_eq!(read, is_compact, "{}", text);
             prop_assert_eq!(Json::parse(&text).is_ok(), judged.is_ok(), "{}: {:?}", text, judged.err());
         }
 
@@ -549,6 +624,10 @@ mod tests {
         let text = format!("{}{}", "[".repeat(1_000_000), "]".repeat(1_000_000));
         assert_eq!(Json::parse(&text).expect("valid").depth(), usize::from(u16::MAX));
         assert!(Json::parse(&text[1..]).is_err());
+        for (levels, end) in [(65, Some(130)), (66, None)] {
+            let text = format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+            assert_eq!(compact_value(text.as_bytes(), 0), end);
+        }
     }
 
     #[test]

@@ -135,6 +135,8 @@ impl<'a> WireRecord<'a> {
             Ok(Self::Reject(serde_json::from_str(text)?))
         } else if text.starts_with("{\"heartbeat_ts\"") {
             Ok(Self::Heartbeat(serde_json::from_str(text)?))
+        } else if let Some(event) = Event::decode_canonical(text) {
+            Ok(Self::Event(event))
         } else if text.starts_with('{') {
             Ok(Self::Event(Box::new(serde_json::from_str(text)?)))
         } else {

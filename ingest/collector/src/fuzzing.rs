@@ -9,11 +9,12 @@
 //!   the headers `AnonymousId`, `User-Agent` and `Referer`, each behind a tab.
 //! - `spool_damage`, `spool_frames`: see [`spool_damage`] and [`spool_frames`].
 //! - `kpl`: a Kinesis record's data; also the protobuf of one.
+//! - `wire`: a line of the raw zone.
 
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a broken property panics")]
 #![allow(missing_docs, reason = "nobody outside of this repository sees it")]
 
-use clickmill_schemas::{Timestamp, WireRecord};
+use clickmill_schemas::{Event, Timestamp, WholeEvent, WireRecord};
 
 use crate::protocol::json::without_lone_surrogates;
 use crate::protocol::privacy::{query_without_addresses, without_addresses};
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     ("spool_damage", spool_damage),
     ("spool_frames", spool_frames),
     ("kpl", kpl_record),
+    ("wire", wire_line),
 ];
 
 /// An event is at most so many times as large as the request that it came in:
@@ -117,6 +119,19 @@ pub fn kpl_record(input: &[u8]) {
     aggregate(input);
     let digest = <md5::Md5 as md5::Digest>::digest(input);
     aggregate(&[&kpl::MAGIC[..], input, &digest[..]].concat());
+}
+
+/// An event's line is read by hand where it is in canonical form: never as anything else
+/// than serde reads it.
+pub fn wire_line(input: &[u8]) {
+    let Ok(text) = std::str::from_utf8(input).map(str::trim) else { return };
+    if text.starts_with("{\"reject_id\"") || text.starts_with("{\"heartbeat_ts\"") {
+        return;
+    }
+    let by_serde = serde_json::from_str::<Event<'_>>(text).ok().map(Box::new);
+    let decoded = WireRecord::decode(input).ok();
+    assert_eq!(WholeEvent::decode(input).ok().map(|whole| whole.event), by_serde, "with the rest");
+    assert_eq!(decoded, by_serde.map(WireRecord::Event), "the line says something else");
 }
 
 fn aggregate(data: &[u8]) {

@@ -277,13 +277,13 @@ fn escape(text: &str, line: &mut Vec<u8>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::EventTime;
 
     /// Every field set, so that one that is forgotten, misspelt or out of its
     /// place shows.
-    fn full(text: &str) -> Event<'static> {
+    pub(in super::super) fn full(text: &str) -> Event<'static> {
         let at = |text| Timestamp::parse(text).expect(text);
         let time = EventTime::resolve(
             Some(at("2020-01-02T03:04:05.000006Z")),

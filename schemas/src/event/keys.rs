@@ -91,6 +91,9 @@ impl<'a> WholeEvent<'a> {
     /// [`WireError`] where the line is no event.
     pub fn decode(line: &'a [u8]) -> Result<Self, WireError> {
         let text = std::str::from_utf8(line)?.trim();
+        if let Some(event) = Event::decode_canonical(text) {
+            return Ok(Self { event, other: None });
+        }
         if !text.starts_with('{')
             || text.starts_with("{\"reject_id\"")
             || text.starts_with("{\"heartbeat_ts\"")
