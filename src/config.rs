@@ -26,6 +26,9 @@ pub struct Config {
     /// Where the shop's exports are, by name.
     #[serde(default)]
     pub sources: clickmill_transform::sources::SourcesConfig,
+    /// How sessions end.
+    #[serde(default)]
+    pub sessions: clickmill_transform::SessionsConfig,
     /// How orders are attributed.
     #[serde(default)]
     pub attribution: clickmill_transform::AttributionConfig,
@@ -82,6 +85,7 @@ impl Config {
             shop_jobs: shop_jobs.into(),
             quality: Arc::new(self.quality.clone()),
             sources: self.sources.clone(),
+            sessions: self.sessions,
             attribution: self.attribution.clone(),
             channels: Arc::new(self.channels.clone()),
             currency: self.currency.clone(),

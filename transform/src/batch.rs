@@ -15,19 +15,22 @@ use clickmill_lake::landing::{
 };
 use clickmill_lake::raw::RawKind;
 use clickmill_lake::table::{Table, spec_in_log};
-use clickmill_schemas::tables::{TABLES, TableSpec};
+use clickmill_schemas::tables::{ATTRIBUTION, EVENTS, TABLES, TableSpec};
 use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::currency::{self, Rates};
 use crate::record;
-use crate::run::{DailyJobs, RunOptions};
-use crate::shop::{self, ShopJob};
+use crate::run::{AttributionConfig, DailyJobs, RunOptions};
+use crate::sessionize::SessionsConfig;
+use crate::shop::ShopJob;
 use crate::sources::coverage::Coverage;
 use crate::sources::{self, Content, Export, Notice};
 use crate::watch;
 
+/// Stands for [`Batch::definition_of`] among the versions of what a table was derived from.
+pub(crate) const DEFINITION: &str = "@sql";
 /// Version of the batch file's JSON.
 const BATCH_VERSION: u32 = 1;
 /// Compressed raw bytes that one batch takes in at most; the rest is for the next.
@@ -76,6 +79,12 @@ pub struct Batch {
     /// The rates that convert amounts, where a reporting currency is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
+    /// How sessions end.
+    #[serde(default)]
+    pub sessions: SessionsConfig,
+    /// How orders are attributed.
+    #[serde(default)]
+    pub attribution: AttributionConfig,
     /// The shop's own jobs, as they were when it was planned.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub shop_jobs: Vec<ShopJob>,
@@ -153,7 +162,7 @@ impl Batch {
         let Some(previous) = previous else { return !self.base.is_empty() };
         let is_current = |taken: &BTreeMap<String, u64>| {
             taken.iter().all(|(upstream, version)| match upstream.as_str() {
-                shop::TEXT => self.text_of(table) == Some(*version),
+                DEFINITION => self.definition_of(table) == Some(*version),
                 _ => self.base.get(upstream) == Some(version),
             })
         };
@@ -162,8 +171,12 @@ impl Batch {
         !known.into_iter().flatten().any(is_current)
     }
 
-    /// The fingerprint of the shop's job that makes a table.
-    fn text_of(&self, table: &str) -> Option<u64> {
+    /// The fingerprint of what a table is made by, apart from what it is made from: the text of a
+    /// shop's job, the settings of `attribution`.
+    pub(crate) fn definition_of(&self, table: &str) -> Option<u64> {
+        if table == ATTRIBUTION.name {
+            return Some(self.attribution.lookback_days.into());
+        }
         let job = self.shop_jobs.iter().find(|job| job.table == table);
         job.map(ShopJob::fingerprint)
     }
@@ -258,8 +271,16 @@ pub async fn plan(
         coverage: previous.map(|previous| previous.coverage.clone()).unwrap_or_default(),
         live_reads: previous.map(|previous| previous.live_reads.clone()).unwrap_or_default(),
         rates: None,
+        sessions: options.sessions,
+        attribution: options.attribution.clone(),
         shop_jobs: options.shop_jobs.to_vec(),
     };
+    if let Some(previous) = previous.filter(|_| batch.base.contains_key(EVENTS.name))
+        && previous.sessions != batch.sessions
+    {
+        let [cut, wanted] = [previous.sessions, batch.sessions].map(|one| one.gap_minutes);
+        return Err(TransformError::OtherSessions { cut, wanted });
+    }
     if targets.contains("events") {
         take_raw(lake, &mut batch).await?;
     }

@@ -63,6 +63,17 @@ pub enum TransformError {
         /// All of them.
         known: String,
     },
+    /// `[sessions]` says otherwise than when the lake's sessions were cut.
+    #[error(
+        "this lake's sessions end after {cut} minutes of silence, and [sessions] gap_minutes is \
+         now {wanted}: put it back, or rebuild the tables (docs/etl.md, \"Rebuild\")"
+    )]
+    OtherSessions {
+        /// Minutes, of the lake.
+        cut: u16,
+        /// Minutes, as configured.
+        wanted: u16,
+    },
     /// A job of the shop is wrong.
     #[error(transparent)]
     ShopJob(#[from] ShopJobError),

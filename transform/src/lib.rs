@@ -35,4 +35,5 @@ pub use run::{
     AttributionConfig, BatchReport, DailyJobs, JobReport, Progress, RunOptions, RunReport, Silent,
     check, run,
 };
+pub use sessionize::SessionsConfig;
 pub use shop::{Mode, ShopJob, ShopJobError};

@@ -25,6 +25,7 @@ use crate::currency::CurrencyConfig;
 use crate::decode::channels::ChannelRules;
 use crate::jobs::{self, JobContext, Output};
 use crate::quality::{self, QualityConfig, Verdict};
+use crate::sessionize::SessionsConfig;
 use crate::shop::{self, ShopJob};
 use crate::sources::{self, Notice, SourcesConfig};
 use crate::step::{Step, steps};
@@ -49,11 +50,10 @@ pub enum DailyJobs {
 }
 
 /// `[attribution]` of the configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AttributionConfig {
-    /// How many days before an order its touches may lie. A change holds for orders that are
-    /// computed from then on.
+    /// How many days before an order its touches may lie. A change makes every order anew.
     pub lookback_days: u16,
 }
 
@@ -76,6 +76,8 @@ pub struct RunOptions {
     pub sources: SourcesConfig,
     /// When daily jobs run.
     pub daily: DailyJobs,
+    /// How sessions end.
+    pub sessions: SessionsConfig,
     /// How orders are attributed.
     pub attribution: AttributionConfig,
     /// How events get their channel. A change holds for events that are taken in from then on.
@@ -97,6 +99,7 @@ impl Default for RunOptions {
             parallelism,
             sources: SourcesConfig::default(),
             daily: DailyJobs::default(),
+            sessions: SessionsConfig::default(),
             attribution: AttributionConfig::default(),
             channels: Arc::default(),
             currency: None,

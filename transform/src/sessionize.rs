@@ -7,9 +7,9 @@
 //! start is not in sight belongs to one that began more than a day before
 //! anything new, which nothing new can touch; it is passed over.
 //!
-//! A session ends where the next event comes [`GAP`] or more after the last
-//! one, or more than [`CAP`] after the first one. Rows without a visitor have
-//! no session.
+//! A session ends where the next event comes [`SessionsConfig::gap`] or more after the last
+//! one, or more than [`CAP`] after the first one. What is a bot's (`is_bot`) and what is
+//! not have sessions of their own, even of one visitor. Rows without a visitor have no session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +21,47 @@ use arrow::array::{
 use arrow::datatypes::{Date32Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use clickmill_schemas::Date;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::decode::columns::{OLD_COLUMN, ROW_COLUMN};
 
-/// Silence that ends a session.
-pub const GAP: Duration = Duration::from_secs(30 * 60);
 /// The longest a session can be.
 pub const CAP: Duration = Duration::from_secs(24 * 3_600);
+const MINUTES_A_DAY: u16 = 24 * 60;
+
+/// `[sessions]` of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionsConfig {
+    /// Silence that ends a session, in minutes: 1 to 1,440. It holds for the whole lake.
+    #[serde(deserialize_with = "minutes")]
+    pub gap_minutes: u16,
+}
+
+impl Default for SessionsConfig {
+    fn default() -> Self {
+        Self { gap_minutes: 30 }
+    }
+}
+
+impl SessionsConfig {
+    /// Silence that ends a session.
+    #[must_use]
+    pub fn gap(&self) -> Duration {
+        Duration::from_secs(60 * u64::from(self.gap_minutes))
+    }
+}
+
+fn minutes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let minutes = u16::deserialize(deserializer)?;
+    if (1..=MINUTES_A_DAY).contains(&minutes) {
+        return Ok(minutes);
+    }
+    Err(D::Error::custom(format!("a session's gap is 1 to {MINUTES_A_DAY} minutes, not {minutes}")))
+}
+
 /// How many days before that of a new event rows of the table must be in sight: [`CAP`] in days.
 pub const LOOKBACK_DAYS: i32 = 1;
 
@@ -58,9 +91,16 @@ pub struct Sessionized {
 }
 
 /// The state between two batches of one stream.
-#[derive(Default)]
 pub struct Sessionizer {
+    gap: i64,
     visitor: Option<String>,
+    /// Of what is not a bot's and of what is.
+    open: [Open; 2],
+}
+
+/// What is known of a visitor's sessions.
+#[derive(Default)]
+struct Open {
     session: Option<Session>,
     /// The start of a session of this visitor was seen, be it of a displaced row.
     start_seen: bool,
@@ -89,6 +129,13 @@ pub fn session_id(visitor_id: &str, first_event_id: &str) -> String {
 }
 
 impl Sessionizer {
+    /// At the start of a stream.
+    #[must_use]
+    pub fn new(config: SessionsConfig) -> Self {
+        let gap = i64::try_from(config.gap().as_micros()).unwrap_or(i64::MAX);
+        Self { gap, visitor: None, open: Default::default() }
+    }
+
     /// Takes the next rows of the stream. Rows for which `is_gone` answers true
     /// (extra copies, displaced rows) are not there.
     ///
@@ -112,6 +159,7 @@ impl Sessionizer {
         let days = column("dt")?.as_primitive::<Date32Type>();
         let rows = column(ROW_COLUMN)?.as_primitive::<Int64Type>();
         let olds: &BooleanArray = column(OLD_COLUMN)?.as_boolean();
+        let bots: &BooleanArray = column("is_bot")?.as_boolean();
         let stored_ids = column("session_id")?.as_string::<i32>();
         let stored_seqs: &Int32Array = column("session_seq")?.as_primitive::<Int32Type>();
 
@@ -139,15 +187,15 @@ impl Sessionizer {
             let visitor = visitors.value(at);
             if self.visitor.as_deref() != Some(visitor) {
                 self.visitor = Some(visitor.to_owned());
-                self.session = None;
-                self.start_seen = false;
+                self.open = Default::default();
             }
-            self.start_seen |= is_old && stored_seqs.value(at) == 1;
-            let out_of_sight = is_old && self.session.is_none() && !self.start_seen;
+            let open = &mut self.open[usize::from(bots.value(at))];
+            open.start_seen |= is_old && stored_seqs.value(at) == 1;
+            let out_of_sight = is_old && open.session.is_none() && !open.start_seen;
             if is_gone || out_of_sight {
                 continue;
             }
-            let session = self.advance(visitor, event_id, times.value(at));
+            let session = open.advance(visitor, event_id, times.value(at), self.gap);
             if !is_old {
                 kept.push(at as u64);
                 ids.append_value(&session.id);
@@ -166,9 +214,10 @@ impl Sessionizer {
         let new_rows = replace_session(batch, kept, ids, seqs)?;
         Ok(Sessionized { new_rows, moved })
     }
+}
 
-    fn advance(&mut self, visitor: &str, event_id: &str, at: i64) -> &Session {
-        let gap = i64::try_from(GAP.as_micros()).unwrap_or(i64::MAX);
+impl Open {
+    fn advance(&mut self, visitor: &str, event_id: &str, at: i64, gap: i64) -> &Session {
         let cap = i64::try_from(CAP.as_micros()).unwrap_or(i64::MAX);
         let next = match self.session.take() {
             Some(session) if at - session.last < gap && at - session.started <= cap => {
@@ -231,10 +280,14 @@ mod tests {
     const MINUTE: i64 = 60_000_000;
 
     fn sessions(minutes: &[i64]) -> Vec<(String, i32)> {
-        let mut sessionizer = Sessionizer::default();
+        sessions_with(30, minutes)
+    }
+
+    fn sessions_with(gap: i64, minutes: &[i64]) -> Vec<(String, i32)> {
+        let mut open = Open::default();
         let mut found = Vec::new();
         for (at, minute) in minutes.iter().enumerate() {
-            let session = sessionizer.advance("v", &format!("e{at}"), minute * MINUTE);
+            let session = open.advance("v", &format!("e{at}"), minute * MINUTE, gap * MINUTE);
             found.push((session.id.clone(), session.seq));
         }
         found
@@ -247,6 +300,22 @@ mod tests {
             found,
             [(session_id("v", "e0"), 1), (session_id("v", "e0"), 2), (session_id("v", "e2"), 1),]
         );
+    }
+
+    #[test]
+    fn another_gap_is_configurable_within_its_limits() {
+        let seqs = |gap| sessions_with(gap, &[0, 29, 59]).into_iter().map(|(_, seq)| seq);
+        assert_eq!(seqs(29).collect::<Vec<_>>(), [1, 1, 1]);
+        assert_eq!(seqs(31).collect::<Vec<_>>(), [1, 2, 3]);
+        for (text, expected) in [
+            ("", Some(30)),
+            ("gap_minutes = 1440", Some(1440)),
+            ("gap_minutes = 0", None),
+            ("gap_minutes = 1441", None),
+        ] {
+            let config = toml::from_str::<SessionsConfig>(text).ok();
+            assert_eq!(config.map(|config| config.gap_minutes), expected, "{text}");
+        }
     }
 
     #[test]

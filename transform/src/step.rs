@@ -6,7 +6,7 @@ use clickmill_lake::Lake;
 use clickmill_schemas::tables::TableSpec;
 
 use crate::TransformError;
-use crate::batch::Batch;
+use crate::batch::{Batch, DEFINITION};
 use crate::jobs::{JOBS, Job, JobContext, Output};
 use crate::shop::{self, Compiled};
 
@@ -80,9 +80,9 @@ impl Step<'_> {
             let table = context.current(spec).await?;
             versions.insert(spec.name.to_owned(), table.version());
         }
-        if let Work::Shop(one) = &self.work {
-            versions.insert(shop::TEXT.to_owned(), one.job.fingerprint());
-        }
+        // Tables of one step are made by one definition.
+        let definition = self.tables.iter().find_map(|spec| self.batch.definition_of(spec.name));
+        versions.extend(definition.map(|definition| (DEFINITION.to_owned(), definition)));
         Ok(versions)
     }
 

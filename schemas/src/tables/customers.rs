@@ -24,7 +24,7 @@ pub const CUSTOMER_LTV: TableSpec = TableSpec {
         money(
             "margin",
             "Sum of quantity x (unit_price - cost) - discount over lines whose product's cost is known \
-             as of the order's day in the order's currency, each order's cut in proportion to what was \
+             as of the order's time in the order's currency, each order's cut in proportion to what was \
              paid back; NULL where no cost is known",
         ),
         required("lines_without_cost", Kind::Int64, "Lines that margin leaves out"),

@@ -1,7 +1,8 @@
 //! `orders_enriched` + `sessions` + `identity_map` -> `attribution`.
 //!
 //! An order depends on the sessions of the lookback before it, and on who its
-//! customer is [`IDENTITY_DAYS`] after it: what is learnt later changes it no more.
+//! customer is [`IDENTITY_DAYS`] after it: what is learnt later changes it no more. Another
+//! lookback makes every order anew.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -108,7 +109,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
         register(context, &session, &days).await?;
         let sql = TOUCHED
             .replace("{identity}", &IDENTITY_DAYS.to_string())
-            .replace("{lookback}", &context.options.attribution.lookback_days.to_string())
+            .replace("{lookback}", &context.batch.attribution.lookback_days.to_string())
             .replace("{touches}", &MAX_TOUCHES.to_string());
         let rows = session.sql(&sql).await.map_err(&fail)?;
         let schema = Arc::new(rows.schema().as_arrow().clone());
@@ -124,7 +125,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
 }
 
 fn lookback(context: &JobContext<'_>) -> i32 {
-    i32::from(context.options.attribution.lookback_days)
+    i32::from(context.batch.attribution.lookback_days)
 }
 
 async fn register(
@@ -150,6 +151,11 @@ async fn register(
 /// identity did; more of them than must be, but no fewer.
 async fn affected_days(context: &JobContext<'_>) -> Result<BTreeSet<Date>, TransformError> {
     let fail = TransformError::job(JOB);
+    if context.taken_definition(ATTRIBUTION.name) != context.batch.definition_of(ATTRIBUTION.name) {
+        // Another lookback: every order.
+        let orders = context.current(&ORDERS_ENRICHED).await?;
+        return Ok(orders.files().iter().filter_map(|file| file.dt).collect());
+    }
     let orders = context.change_of(&ORDERS_ENRICHED, &ATTRIBUTION).await?;
     let sessions = context.change_of(&SESSIONS, &ATTRIBUTION).await?;
     let identity = context.change_of(&IDENTITY_MAP, &ATTRIBUTION).await?;

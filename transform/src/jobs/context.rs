@@ -13,7 +13,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::TransformError;
-use crate::batch::Batch;
+use crate::batch::{Batch, DEFINITION};
 use crate::quality::{Outcome, Outcomes};
 use crate::run::RunOptions;
 
@@ -143,6 +143,11 @@ impl<'a> JobContext<'a> {
             }
             None => current.since(None),
         })
+    }
+
+    /// By what definition ([`crate::batch::Batch::definition_of`]) a table was made last.
+    pub(crate) fn taken_definition(&self, table: &str) -> Option<u64> {
+        self.previous?.derived_from.get(table)?.get(DEFINITION).copied()
     }
 }
 

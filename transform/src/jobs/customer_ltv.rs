@@ -14,28 +14,28 @@ use crate::TransformError;
 
 const JOB: &str = "customer_ltv";
 
-/// Products join as of the end of the order's day, as in `product_daily`. Ranks are by
-/// descending worth, so that rank 1 is the best; `5 - (rank - 1) * 5 / n` is its quintile.
+/// Products join as of the order's time. Ranks are by descending worth, so that rank 1 is the
+/// best; `5 - (rank - 1) * 5 / n` is its quintile.
 const COMPUTED: &str = "
-WITH versions AS (
-  SELECT product_id, cost, currency, is_first, valid_from, CAST(valid_from AS DATE) AS from_day,
-    CAST(valid_to AS DATE) AS to_day
-  FROM products
+WITH ordered AS (
+  SELECT i.order_id, i.line, i.dt, i.product_id, i.quantity, i.unit_price, i.discount,
+    o.ordered_at, o.currency, o.exchange_rate
+  FROM order_items i JOIN orders_enriched o ON i.order_id = o.order_id AND o.match_status <> 'event_only'
 ),
 lines AS (
-  SELECT i.order_id, i.line, i.dt, i.quantity, i.unit_price, i.discount, p.cost, p.currency AS cost_currency,
-    row_number() OVER (PARTITION BY i.order_id, i.line ORDER BY p.valid_from DESC) AS nth
-  FROM order_items i LEFT JOIN versions p ON i.product_id = p.product_id
-    AND (p.from_day <= i.dt OR p.is_first) AND (p.to_day IS NULL OR p.to_day > i.dt OR p.is_first)
+  SELECT o.*, p.cost, p.currency AS cost_currency,
+    row_number() OVER (PARTITION BY o.order_id, o.line ORDER BY p.valid_from DESC) AS nth
+  FROM ordered o LEFT JOIN products p ON o.product_id = p.product_id
+    AND (p.valid_from <= o.ordered_at OR p.is_first)
+    AND (p.valid_to IS NULL OR p.valid_to > o.ordered_at OR p.is_first)
 ),
 priced AS (
-  SELECT l.*, o.exchange_rate, CAST(l.quantity AS DECIMAL(18,0)) * l.unit_price
-      - coalesce(l.discount, CAST(0 AS DECIMAL(18,4))) AS amount,
-    CAST(l.quantity AS DECIMAL(18,0)) * l.cost AS spent,
-    coalesce(upper(l.cost_currency) = upper(o.currency), true) AS same_currency,
-    exchange_rate(coalesce(l.cost_currency, o.currency), l.dt) AS cost_rate
-  FROM lines l LEFT JOIN orders_enriched o ON l.order_id = o.order_id AND o.match_status <> 'event_only'
-  WHERE l.nth = 1
+  SELECT *, CAST(quantity AS DECIMAL(18,0)) * unit_price
+      - coalesce(discount, CAST(0 AS DECIMAL(18,4))) AS amount,
+    CAST(quantity AS DECIMAL(18,0)) * cost AS spent,
+    coalesce(upper(cost_currency) = upper(currency), true) AS same_currency,
+    exchange_rate(coalesce(cost_currency, currency), dt) AS cost_rate
+  FROM lines WHERE nth = 1
 ),
 earned AS (
   SELECT order_id, quantity, cost, same_currency,

@@ -177,7 +177,8 @@ async fn pass(
     let streams = execute_stream_partitioned(sorted, session.task_ctx()).map_err(&fail)?;
     let workers = streams.into_iter().map(|stream| {
         let (lake, shared) = (context.lake.clone(), Arc::clone(&shared));
-        tokio::spawn(async move { consume(&lake, stream, &shared).await })
+        let sessionizer = Sessionizer::new(context.batch.sessions);
+        tokio::spawn(async move { consume(&lake, stream, sessionizer, &shared).await })
     });
     let mut all = Written::default();
     for worker in futures::future::join_all(workers).await {
@@ -199,6 +200,7 @@ fn old_context(
         "app_id",
         "event_ts",
         "received_ts",
+        "is_bot",
         "visitor_id",
         "session_id",
         "session_seq",
@@ -312,11 +314,11 @@ fn known_copies(batches: &[RecordBatch], tally: &SharedTally) -> (Vec<OldRow>, V
 async fn consume(
     lake: &clickmill_lake::Lake,
     mut stream: SendableRecordBatchStream,
+    mut sessionizer: Sessionizer,
     shared: &Shared,
 ) -> Result<Written, TransformError> {
     let mut written = Written::default();
     let mut writer = PartitionWriter::new(lake, &EVENTS, Sorted::Yes);
-    let mut sessionizer = Sessionizer::default();
     let schema = arrow_schema(&EVENTS);
     while let Some(batch) = stream.try_next().await.map_err(TransformError::job(JOB))? {
         // The sort has seen every row, so every copy of every event is in the tally.

@@ -11,7 +11,7 @@ use datafusion::common::{DataFusionError, JoinType};
 use datafusion::prelude::{DataFrame, SessionContext, col};
 
 use super::compile::query;
-use super::{Compiled, Mode, TEXT};
+use super::{Compiled, Mode};
 use crate::TransformError;
 use crate::jobs::{
     JobContext, Output, Spread, files_in, register_days, replace_differing_rows, same_rows,
@@ -38,8 +38,7 @@ pub(crate) async fn run(
 
 /// True where the batch before ran another text, or none.
 fn is_new(context: &JobContext<'_>, one: &Compiled) -> bool {
-    let taken = context.previous.and_then(|snapshot| snapshot.derived_from.get(one.spec.name));
-    taken.and_then(|taken| taken.get(TEXT)) != Some(&one.job.fingerprint())
+    context.taken_definition(one.spec.name) != Some(one.job.fingerprint())
 }
 
 /// A query that fails over the data is the shop's to mend; memory and stores are not.

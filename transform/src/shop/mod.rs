@@ -22,9 +22,6 @@ use serde::{Deserialize, Serialize};
 pub(crate) use compile::{Compiled, compile};
 pub(crate) use execute::run;
 
-/// In `derived_from`, beside the versions of the tables that a job read: its text.
-pub(crate) const TEXT: &str = "@sql";
-
 /// How a job's rows get into its table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -5,7 +5,7 @@ use clickmill_transform::{DailyJobs, RunOptions, Silent, run};
 
 use crate::support::history::item;
 use crate::support::shop::{Shop, at};
-use crate::{orders_csv, purchase, view};
+use crate::{items_csv, orders_csv, purchase, view};
 
 /// `view`, of a known customer.
 fn login(id: &str, visitor: &str, time: &str, customer: &str) -> Event<'static> {
@@ -71,6 +71,33 @@ async fn a_refund_months_later_recomputes_the_day_of_its_order_and_no_other() {
     assert_eq!(shop.sql(worth).await, ["c1|5.0100|4.9900|email", "c2|20.0000|0.0000|direct"]);
     assert_eq!(shop.files("attribution", "2026-03-11").await, untouched);
     assert_ne!(shop.files("attribution", "2026-03-10").await, before);
+}
+
+#[tokio::test]
+async fn an_order_costs_what_its_products_did_when_it_was_placed() {
+    let shop = Shop::new().await;
+    shop.export("products", "20260309T120000", "product_id,price,cost\np1,5,1\n");
+    shop.export("products", "20260310T180000", "product_id,price,cost\np1,5,4\n");
+    let orders = |(order, time): (&str, &str)| format!("{order},{order},{time},5\n");
+    let rows: String = [
+        ("before", "2026-03-01T09:00:00Z"),
+        ("morning", "2026-03-10T09:00:00Z"),
+        ("evening", "2026-03-10T18:00:00Z"),
+    ]
+    .map(orders)
+    .concat();
+    shop.export(
+        "orders",
+        "20260311T000000",
+        &format!("order_id,customer_id,ordered_at,total\n{rows}"),
+    );
+    let lines = [("before", 1, "p1", 1), ("morning", 1, "p1", 1), ("evening", 1, "p1", 1)];
+    shop.export("order_items", "20260311T000000", &items_csv(&lines));
+    shop.run().await;
+    assert_eq!(
+        shop.sql("SELECT customer_id, margin FROM customer_ltv").await,
+        ["before|4.0000", "evening|1.0000", "morning|4.0000"]
+    );
 }
 
 #[tokio::test]

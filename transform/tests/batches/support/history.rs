@@ -97,7 +97,7 @@ pub fn histories() -> impl Strategy<Value = History> {
             0..4,
         ),
     );
-    (bursts, exports).prop_map(|(bursts, (mut orders, mut customers, mut items, products))| {
+    (bursts, exports).prop_map(|(bursts, (orders, customers, items, products))| {
         let bursts = bursts.into_iter().map(|(visitor, half_hour, step, count, seed)| Burst {
             visitor,
             half_hour,
@@ -105,9 +105,6 @@ pub fn histories() -> impl Strategy<Value = History> {
             count,
             seed,
         });
-        orders.sort_by_key(|(batch, _)| *batch);
-        customers.sort_by_key(|(batch, _)| *batch);
-        items.sort_by_key(|(batch, _)| *batch);
         let products = products.into_iter().map(|(day, (batch, prices))| (batch, day, prices));
         History {
             events: events(&bursts.collect::<Vec<_>>()),

@@ -43,13 +43,15 @@ pub fn dedupe<'a>(
 
 pub fn sessions<'a>(kept: &[&'a Event<'static>]) -> Vec<Placed<'a>> {
     let mut sorted = kept.to_vec();
-    sorted.sort_by_key(|e| (e.visitor_id(), e.event_ts().micros(), e.event_id.clone()));
+    // What a visitor's bot does is a visit of its own.
+    sorted.sort_by_key(|e| (e.visitor_id(), is_bot(e), e.event_ts().micros(), e.event_id.clone()));
     let mut placed: Vec<Placed<'a>> = Vec::new();
     // Visitor, first event, its time, the last one's time, events so far.
-    let mut open: Option<(&str, &str, i64, i64, i32)> = None;
+    let mut open: Option<((&str, bool), &str, i64, i64, i32)> = None;
     for event in sorted {
         let at = event.event_ts().micros();
         let session = event.visitor_id().map(|visitor| {
+            let visitor = (visitor, is_bot(event));
             let next = match open {
                 Some((of, first, began, last, seq))
                     if of == visitor && at - last < 30 * MINUTE && at - began <= DAY =>
@@ -275,14 +277,15 @@ pub fn lines(exports: &Exports) -> BTreeMap<usize, &Vec<(usize, i64)>> {
     lines
 }
 
-/// The price of a product as of the end of a day; that of the first export before it.
+/// The price of a product when orders are placed, at 9 o'clock: catalogs of the day come at
+/// noon. That of the first export before it.
 pub fn price(exports: &Exports, product: usize, on: i32) -> Option<i64> {
     let known: BTreeMap<i32, i64> = exports
         .products
         .iter()
         .filter_map(|(_, day, prices)| Some((*day, *prices.get(product)?)))
         .collect();
-    let until = known.range(..=on).next_back().or_else(|| known.iter().next());
+    let until = known.range(..on).next_back().or_else(|| known.iter().next());
     until.map(|(_, price)| *price)
 }
 

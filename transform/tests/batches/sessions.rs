@@ -1,0 +1,118 @@
+//! Sessions and what is configured of them: bots apart, another gap, another lookback.
+
+use super::support::history::BOT;
+use super::support::shop::Shop;
+use super::{orders_csv, purchase, view};
+use clickmill_schemas::Event;
+use clickmill_transform::{
+    AttributionConfig, RunOptions, SessionsConfig, Silent, TransformError, run,
+};
+
+const SESSIONS: &str = "SELECT visitor_id, started_at, events, is_bot FROM sessions";
+
+fn bots(mut event: Event<'static>) -> Event<'static> {
+    event.user_agent = Some(BOT.into());
+    event
+}
+
+#[tokio::test]
+async fn a_bots_events_neither_join_nor_split_a_humans_sessions() {
+    let humans = [
+        view("a", "v", "2026-03-10T10:00:00Z"),
+        view("b", "v", "2026-03-10T10:50:00Z"),
+        purchase("c", "v", "2026-03-10T11:00:00Z", "o1"),
+    ];
+    let between = [
+        bots(view("x", "v", "2026-03-10T10:25:00Z")),
+        bots(view("y", "v", "2026-03-10T10:55:00Z")),
+    ];
+    let order = orders_csv(&[("o1", "2026-03-10T11:00:00Z", "10")]);
+    let mut without = Shop::new().await;
+    without.export("orders", "20260311T000000", &order);
+    without.land(&humans).await;
+    without.run().await;
+    let expected = without.sql(SESSIONS).await;
+    assert_eq!(expected, ["v|2026-03-10T10:00:00Z|1|false", "v|2026-03-10T10:50:00Z|2|false"]);
+
+    // At once, and the bot's later than the human's.
+    for bots_come_late in [false, true] {
+        let mut with = Shop::new().await;
+        with.export("orders", "20260311T000000", &order);
+        with.land(&humans).await;
+        if bots_come_late {
+            with.run().await;
+        }
+        with.land(&between).await;
+        with.run().await;
+        let found = with.sql(SESSIONS).await;
+        let (of_bots, of_humans): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|row| row.ends_with("true"));
+        assert_eq!(of_humans, expected, "late {bots_come_late}");
+        assert_eq!(
+            of_bots,
+            ["v|2026-03-10T10:25:00Z|1|true", "v|2026-03-10T10:55:00Z|1|true"],
+            "late {bots_come_late}"
+        );
+        for table in ["funnel_daily", "attribution"] {
+            let sql = format!("SELECT * FROM {table}");
+            assert_eq!(with.sql(&sql).await, without.sql(&sql).await, "{table}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_configured_gap_ends_sessions_and_holds_for_the_whole_lake() {
+    let mut shop = Shop::new().await;
+    let with_gap = |shop: &Shop, gap_minutes| RunOptions {
+        sessions: SessionsConfig { gap_minutes },
+        ..shop.options()
+    };
+    shop.land(&[view("a", "v", "2026-03-10T10:00:00Z"), view("b", "v", "2026-03-10T10:40:00Z")])
+        .await;
+    run(&shop.lake, &with_gap(&shop, 60), &Silent).await.expect("runs");
+    assert_eq!(shop.sql(SESSIONS).await, ["v|2026-03-10T10:00:00Z|2|false"]);
+
+    shop.land(&[view("c", "v", "2026-03-10T11:30:00Z")]).await;
+    let before = shop.versions().await;
+    let refused = run(&shop.lake, &shop.options(), &Silent).await;
+    let Err(error @ TransformError::OtherSessions { cut: 60, wanted: 30 }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(error.to_string().contains("gap_minutes"), "{error}");
+    assert_eq!(shop.versions().await, before);
+
+    run(&shop.lake, &with_gap(&shop, 60), &Silent).await.expect("runs");
+    assert_eq!(shop.sql(SESSIONS).await, ["v|2026-03-10T10:00:00Z|3|false"]);
+}
+
+#[tokio::test]
+async fn another_lookback_attributes_every_order_anew() {
+    let lookback = |shop: &Shop, lookback_days| RunOptions {
+        attribution: AttributionConfig { lookback_days },
+        ..shop.options()
+    };
+    let mut shop = Shop::new().await;
+    shop.land(&[
+        view("a", "v", "2026-03-01T10:00:00Z"),
+        purchase("b", "v", "2026-03-10T10:00:00Z", "o1"),
+        view("c", "w", "2026-04-01T10:00:00Z"),
+        purchase("d", "w", "2026-04-10T10:00:00Z", "o2"),
+    ])
+    .await;
+    let orders = [("o1", "2026-03-10T10:00:00Z", "10"), ("o2", "2026-04-10T10:00:00Z", "20")];
+    shop.export("orders", "20260411T000000", &orders_csv(&orders));
+    let touches =
+        "SELECT order_id, count(*) FROM attribution WHERE model = 'linear' GROUP BY order_id";
+    shop.run().await;
+    assert_eq!(shop.sql(touches).await, ["o1|2", "o2|2"]);
+
+    // Nothing else is new.
+    run(&shop.lake, &lookback(&shop, 5), &Silent).await.expect("runs");
+    assert_eq!(shop.sql(touches).await, ["o1|1", "o2|1"]);
+    let again = run(&shop.lake, &lookback(&shop, 5), &Silent).await.expect("runs");
+    assert!(again.batches.is_empty(), "{again:?}");
+
+    shop.run().await;
+    assert_eq!(shop.sql(touches).await, ["o1|2", "o2|2"]);
+    assert_eq!(shop.sql("SELECT count(*) FROM events").await, ["4"]);
+}
