@@ -102,7 +102,9 @@ impl Session {
         }
         let runtime = runtime.build_arc().map_err(QueryError::Query)?;
         register_store(&runtime, &lake)?;
-        let context = SessionContext::new_with_config_rt(config, runtime);
+        let mut context = SessionContext::new_with_config_rt(config, runtime);
+        // `properties->>'x'`, json_get_int(context, 'screen', 'width').
+        datafusion_functions_json::register_all(&mut context).map_err(QueryError::Query)?;
 
         let scans = Arc::new(ScanCounters::default());
         for (name, version) in &snapshot.tables {

@@ -20,6 +20,7 @@ use crate::context::Context;
 #[command(after_help = "Examples:
   clickmill sql -c 'SELECT channel, count(*) FROM sessions GROUP BY channel'
   clickmill sql -c 'SHOW TABLES'
+  clickmill sql -c \"SELECT properties->>'theme', count(*) FROM events GROUP BY 1\"
   clickmill sql -f report.sql --format csv > report.csv
   echo 'SELECT * FROM rejects' | clickmill sql --format ndjson
   clickmill sql --stats -c \"SELECT count(*) FROM events WHERE dt = '2026-11-23'\"

@@ -69,6 +69,11 @@ class Sql(support.Case):
         self.assertEqual([(row["event_name"], row["n"]) for row in found], counts)
         lines = self.ask("-c", self.QUESTION, "--format", "ndjson").stdout.decode().splitlines()
         self.assertEqual([(row["event_name"], row["n"]) for row in map(json.loads, lines)], counts)
+        names = support.query(lakes.first_days(), "SELECT context->'library'->>'name', count(*) FROM {events} GROUP BY 1")
+        text = "SELECT context->'library'->>'name' AS name, count(*) AS n FROM events GROUP BY 1"
+        found = json.loads(self.ask("-c", text, "--format", "json").stdout)
+        self.assertTrue(any(name for name, _ in names), names)
+        self.assertCountEqual([(row.get("name"), row["n"]) for row in found], names)
         path = self.folder / "answer.parquet"
         path.write_bytes(self.ask("-c", self.QUESTION, "--format", "parquet").stdout)
         found = duckdb.sql(f"SELECT event_name, n, total FROM '{path}' ORDER BY event_name").fetchall()

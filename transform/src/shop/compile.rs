@@ -109,6 +109,11 @@ fn in_order<'a>(
     Ok(ordered)
 }
 
+/// Gives a session what reads JSON text: `properties->>'x'`, `json_get_int(context, 'x', 'y')`.
+pub(super) fn register_json(session: &mut SessionContext) -> Result<(), TransformError> {
+    datafusion_functions_json::register_all(session).map_err(TransformError::job("setup"))
+}
+
 /// The table that a job's query makes.
 async fn specify(
     job: &ShopJob,
@@ -117,7 +122,8 @@ async fn specify(
     let mut config = SessionConfig::new();
     config.options_mut().sql_parser.collect_spans = true;
     config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-    let session = SessionContext::new_with_config(config);
+    let mut session = SessionContext::new_with_config(config);
+    register_json(&mut session)?;
     let mut names = Vec::new();
     for spec in reads {
         let table = MemTable::try_new(arrow_schema(spec), vec![Vec::new()]);

@@ -11,6 +11,7 @@ use datafusion::common::{DataFusionError, JoinType};
 use datafusion::prelude::{DataFrame, SessionContext, col};
 
 use super::compile::query;
+use super::compile::register_json;
 use super::{Compiled, Mode};
 use crate::TransformError;
 use crate::jobs::{
@@ -53,6 +54,13 @@ fn failed(one: &Compiled) -> impl Fn(DataFusionError) -> TransformError {
     }
 }
 
+/// A session in which a shop's query can run.
+fn session(context: &JobContext<'_>) -> Result<SessionContext, TransformError> {
+    let mut session = context.session();
+    register_json(&mut session)?;
+    Ok(session)
+}
+
 async fn rows(one: &Compiled, session: &SessionContext) -> Result<DataFrame, TransformError> {
     query(session, &one.job).await.map_err(failed(one))
 }
@@ -86,7 +94,7 @@ async fn full(context: &JobContext<'_>, one: &Compiled) -> Result<Change, Transf
     if !is_stale {
         return Ok(Change::default());
     }
-    let session = context.session();
+    let session = session(context)?;
     register_whole(context, one, &session, &one.depends).await?;
     register_whole(context, one, &session, &one.looks_up).await?;
     let rows = computed(one, rows(one, &session).await?).await?;
@@ -148,7 +156,7 @@ async fn replace_partitions(
         return Ok(Change::default());
     }
     let read = widened(&days, back, 0);
-    let session = context.session();
+    let session = session(context)?;
     for spec in &one.depends {
         let current = context.current(spec).await?;
         let files = match spec.partitioned {
@@ -199,7 +207,7 @@ async fn append(context: &JobContext<'_>, one: &Compiled) -> Result<Change, Tran
     if change.adds.is_empty() {
         return Ok(Change::default());
     }
-    let session = context.session();
+    let session = session(context)?;
     if change.removes.is_empty() {
         let table = table_of(source, change.adds);
         session.register_table(source.name, table).map_err(&fail)?;

@@ -1,6 +1,7 @@
 //! A shop's own SQL jobs: the same rows as its query gives over the whole tables, whatever
 //! batches the input came in; and what is wrong with one is said.
 
+use clickmill_schemas::RawJson;
 use clickmill_transform::{ShopJob, TransformError};
 use proptest::test_runner::{Config, TestRunner};
 
@@ -51,6 +52,28 @@ FROM sessions s WHERE s.visitor_id IS NOT NULL GROUP BY s.visitor_id";
 /// What a query gives over the tables as they are in the end, with the table's columns in order.
 async fn directly(shop: &Shop, text: &str, columns: &str) -> Vec<String> {
     shop.sql(&format!("SELECT {columns} FROM ({text}\n)")).await
+}
+
+#[tokio::test]
+async fn a_jobs_query_reads_what_has_no_column() {
+    let mut shop = Shop::new().await;
+    shop.jobs = vec![job("-- table: plans\n-- mode: append\n-- depends: events\n\
+         SELECT event_id, properties->>'plan' AS plan, properties->'seats'->>'used' AS used,\n\
+         json_get_int(properties, 'seats', 'all') AS seats FROM events")];
+    let with = |id: &str, properties: Option<&'static str>| {
+        let mut event = view(id, "v", "2026-03-10T10:00:00Z");
+        event.properties = properties.map(|text| RawJson::parse(text).expect("JSON"));
+        event
+    };
+    shop.land(&[
+        with("a", Some(r#"{"plan":"gold","seats":{"used":"3","all":12}}"#)),
+        with("b", Some(r#"{"plan":null,"seats":7}"#)),
+        with("c", None),
+    ])
+    .await;
+    shop.run().await;
+    let rows = shop.sql("SELECT event_id, plan, used, seats FROM plans").await;
+    assert_eq!(rows, ["a|gold|3|12", "b|-|-|-", "c|-|-|-"]);
 }
 
 #[test]
