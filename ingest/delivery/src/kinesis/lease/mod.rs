@@ -27,11 +27,12 @@ pub(super) mod solo;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::shards::Shard;
@@ -155,6 +156,52 @@ pub(super) trait LeaseTable: fmt::Debug + Send + Sync {
 
     /// Removes what workers left behind that are long dead, or this worker's own at its end.
     async fn bury(&self, workers: &[String]) -> Result<(), LeaseError>;
+}
+
+/// Leases changed at once.
+const CONCURRENCY: usize = 16;
+/// Looks at the table of a worker that leaves; one of its name may take what it frees.
+const LAST_LOOKS: u32 = 4;
+
+/// Changes leases as they were seen; those that changed meanwhile stay, and are left out.
+pub(super) async fn change_all(
+    table: &dyn LeaseTable,
+    changes: Vec<(Lease, Change)>,
+) -> Result<Vec<Lease>, LeaseError> {
+    stream::iter(changes)
+        .map(
+            |(lease, change)| async move { table.change(&lease.shard, Some(&lease), change).await },
+        )
+        .buffer_unordered(CONCURRENCY)
+        .try_filter_map(|changed| std::future::ready(Ok(changed)))
+        .try_collect()
+        .await
+}
+
+/// Frees everything that is `me`'s, the leases in `drained` for good, and buries it. A turn may
+/// have been broken off, and its sign of life or its taking arrive behind a look, so it looks
+/// until nothing is left.
+pub(super) async fn leave(
+    table: &dyn LeaseTable,
+    me: &str,
+    drained: &BTreeSet<&str>,
+) -> Result<(), LeaseError> {
+    for _ in 0..LAST_LOOKS {
+        let leases = table.view().await?.leases.into_values();
+        let mine: Vec<_> = leases
+            .filter(|lease| lease.owner.as_deref() == Some(me))
+            .map(|lease| {
+                let is_drained = drained.contains(lease.shard.as_str());
+                let change = if is_drained { Change::Finish } else { Change::Release };
+                (lease, change)
+            })
+            .collect();
+        if mine.is_empty() {
+            break;
+        }
+        change_all(table, mine).await?;
+    }
+    table.bury(&[me.to_owned()]).await
 }
 
 /// The table failed.

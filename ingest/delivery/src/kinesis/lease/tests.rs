@@ -2,16 +2,18 @@
 //! and in DynamoDB. The last two run where the test servers are
 //! (`python3 tests/servers.py run -- cargo test`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
 use clickmill_lake::Lake;
 
 use super::dynamodb::DynamoDbTable;
 use super::lake::LakeTable;
 use super::plan::Pulses;
-use super::{Change, Held, Lease, LeaseTable, View};
+use super::{Change, Held, Lease, LeaseError, LeaseTable, View, leave};
 use crate::kinesis::shards::Shard;
 
 const LEASE: Duration = Duration::from_secs(20);
@@ -218,4 +220,61 @@ async fn dynamodb_holds_leases_in_the_kcls_layout() {
             ("endingHashKey", s("99")),
         ])
     );
+}
+
+/// A table in which this worker's own taking of a shard arrives just before it frees it, once:
+/// it was sent when the turn was broken off.
+#[derive(Debug)]
+struct Late {
+    table: Box<dyn LeaseTable>,
+    arrived: Mutex<HashSet<String>>,
+}
+
+#[async_trait]
+impl LeaseTable for Late {
+    async fn view(&self) -> Result<View, LeaseError> {
+        self.table.view().await
+    }
+
+    async fn beat(&self, held: &[Held]) -> Result<(), LeaseError> {
+        self.table.beat(held).await
+    }
+
+    async fn change(
+        &self,
+        shard: &str,
+        seen: Option<&Lease>,
+        change: Change,
+    ) -> Result<Option<Lease>, LeaseError> {
+        if self.arrived.lock().expect("is free").insert(shard.to_owned()) {
+            self.table.change(shard, seen, Change::Take).await?.expect("arrives");
+        }
+        self.table.change(shard, seen, change).await
+    }
+
+    async fn forget(&self, leases: &[Lease]) -> Result<(), LeaseError> {
+        self.table.forget(leases).await
+    }
+
+    async fn bury(&self, workers: &[String]) -> Result<(), LeaseError> {
+        self.table.bury(workers).await
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_frees_also_what_its_last_change_reaches_late() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let lake = Lake::open(&folder.path().display().to_string()).await.expect("opens");
+    let (table, other) = in_lake(&lake, "clicks").await;
+    for shard in ["a", "b"] {
+        take(&*table, shard, None).await.expect("is free");
+    }
+    take(&*other, "c", None).await.expect("is free");
+    table.beat(&[]).await.expect("beats");
+    let late = Late { table, arrived: Mutex::default() };
+    leave(&late, "w", &BTreeSet::from(["b"])).await.expect("leaves");
+    let seen = view(&late).await;
+    assert_eq!(owners(&seen), BTreeMap::from([("a", None), ("b", None), ("c", Some("x"))]));
+    assert!(seen.leases["b"].finished && !seen.leases["a"].finished);
+    assert!(seen.pulses.iter().all(|pulse| pulse.worker != "w"), "{seen:?}");
 }

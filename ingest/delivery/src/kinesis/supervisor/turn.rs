@@ -11,19 +11,15 @@ use crate::kinesis::MAX_SHARDS;
 use crate::kinesis::config::{Leases, Until};
 use crate::kinesis::error::DeliverError;
 use crate::kinesis::lease::plan::{Situation, Taking, decide};
-use crate::kinesis::lease::{Change, Held, Lease, LeaseError, View};
+use crate::kinesis::lease::{self, Change, Held, View};
 use crate::kinesis::reader::Stream;
 use crate::kinesis::shards::{Shard, readable};
 use crate::kinesis::worker::End;
 
-/// Leases changed at once.
-const LEASE_CONCURRENCY: usize = 16;
 /// What a dead worker left in the table is removed after so many leases' time.
 const BURY_AFTER_LEASES: u32 = 30;
 /// Chains opened at once to confirm that they are closed.
 const CONFIRM_CONCURRENCY: usize = 16;
-/// Looks at the table of a worker that leaves; one of its name may take what it frees.
-const LAST_LOOKS: u32 = 4;
 
 impl Supervisor<'_> {
     /// See the head of the module above.
@@ -55,24 +51,11 @@ impl Supervisor<'_> {
                 view.leases.get(shard).map(|lease| (lease.clone(), change))
             })
             .collect();
-        let changed = self.change_all(changes).await?;
+        let changed = lease::change_all(&*self.table, changes).await?;
         view.leases.extend(changed.into_iter().map(|lease| (lease.shard.clone(), lease)));
         // One that changed since the look is still there: a sign of life came late.
         self.ended.retain(|(shard, _)| view.owner(shard) == Some(&self.me));
         Ok(())
-    }
-
-    /// Changes this worker's own leases; those that others took meanwhile are theirs.
-    async fn change_all(&self, changes: Vec<(Lease, Change)>) -> Result<Vec<Lease>, LeaseError> {
-        let table = &self.table;
-        stream::iter(changes)
-            .map(|(lease, change)| async move {
-                table.change(&lease.shard, Some(&lease), change).await
-            })
-            .buffer_unordered(LEASE_CONCURRENCY)
-            .try_filter_map(|changed| std::future::ready(Ok(changed)))
-            .try_collect()
-            .await
     }
 
     /// Stops reading what another worker has taken; what was read is committed, or loses.
@@ -209,25 +192,11 @@ impl Supervisor<'_> {
         Ok(if done { Turn::CaughtUp } else { Turn::Goes })
     }
 
-    /// Frees everything that is still this worker's. A turn may have been broken off, and its
-    /// sign of life or its taking arrive behind a look, so it looks until nothing is left.
-    pub(super) async fn leave(&mut self) -> Result<(), DeliverError> {
-        for _ in 0..LAST_LOOKS {
-            let mut view = self.table.view().await?;
-            self.free_what_ended(&mut view).await?;
-            let mine: Vec<_> = view
-                .leases
-                .into_values()
-                .filter(|lease| lease.owner.as_ref() == Some(&self.me))
-                .filter(|lease| self.ended.iter().all(|(shard, _)| *shard != lease.shard))
-                .map(|lease| (lease, Change::Release))
-                .collect();
-            if mine.is_empty() && self.ended.is_empty() {
-                break;
-            }
-            self.change_all(mine).await?;
-        }
-        Ok(self.table.bury(std::slice::from_ref(&self.me)).await?)
+    /// Frees everything that is still this worker's.
+    pub(super) async fn leave(&self) -> Result<(), DeliverError> {
+        let drained = self.ended.iter().filter(|(_, end)| *end == End::Drained);
+        let drained = drained.map(|(shard, _)| shard.as_str()).collect();
+        Ok(lease::leave(&*self.table, &self.me, &drained).await?)
     }
 }
 
