@@ -4,26 +4,19 @@
 
 mod support;
 
-use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use clickmill_faultstore::{DiesAt, Fate, FaultStore, Faults, Op};
 use clickmill_lake::landing::{
     Beginning, Chain, Decided, NewCommit, Source, commits_after, list_sources, survey,
 };
 use clickmill_lake::raw::{MAX_OPEN_OBJECTS, RawFormat, RawKind, RawLine, RawWriter, read};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
-use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    Result,
-};
+use object_store::{Error, ObjectStoreExt as _};
 
 fn source() -> Source {
     Source::collector("c-1").expect("valid")
@@ -212,12 +205,9 @@ async fn the_end_of_a_long_chain_is_found() {
 async fn a_put_whose_answer_is_lost_counts_once_and_a_refused_one_is_tried_again() {
     let folder = tempfile::tempdir().expect("temp");
     let lake = support::folder_lake(folder.path()).await;
-    for (fault, count) in [(Fault::After, 1), (Fault::Before, 3), (Fault::After, 5)] {
-        let store = Arc::new(Faulty {
-            inner: Arc::clone(lake.store()),
-            fault,
-            left: AtomicU32::new(count),
-        });
+    for (at, count) in [(DiesAt::AfterPut, 1), (DiesAt::BeforePut, 3), (DiesAt::AfterPut, 5)] {
+        let refusing = Refusing { at, left: AtomicU32::new(count) };
+        let store = FaultStore::new(lake.store(), refusing);
         let mut chain = Chain::open(&lake.with_store(store), source()).await.expect("opens");
         let next = chain.last().map_or(0, |commit| commit.ordinal) + 1;
         assert_eq!(chain.append(range(next, next)).await.expect("appends").ordinal, next);
@@ -382,76 +372,22 @@ fn walk(folder: &std::path::Path) -> usize {
 
 /// Fails `left` PUTs, before or after they take effect.
 #[derive(Debug)]
-struct Faulty {
-    inner: Arc<dyn ObjectStore>,
-    fault: Fault,
+struct Refusing {
+    at: DiesAt,
     left: AtomicU32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    Before,
-    After,
-}
-
-impl fmt::Display for Faulty {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Faulty")
-    }
-}
-
 #[async_trait]
-impl ObjectStore for Faulty {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> Result<PutResult> {
+impl Faults for Refusing {
+    async fn fate(&self, op: Op, _: &Path) -> Fate {
         let less = |left: u32| left.checked_sub(1);
-        let fails = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
-        if fails && self.fault == Fault::Before {
-            return Err(Error::Generic { store: "faulty", source: "503".into() });
+        let fails = op == Op::Write
+            && self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok();
+        let error = |text: &'static str| Error::Generic { store: "faulty", source: text.into() };
+        match (fails, self.at) {
+            (false, _) => Fate::Done,
+            (true, DiesAt::BeforePut) => Fate::Failed(error("503")),
+            (true, DiesAt::AfterPut) => Fate::AnswerLost(error("time-out")),
         }
-        let done = self.inner.put_opts(location, payload, opts).await;
-        if fails {
-            return Err(Error::Generic { store: "faulty", source: "time-out".into() });
-        }
-        done
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
     }
 }

@@ -9,41 +9,24 @@
 
 #![allow(clippy::expect_used, reason = "a test fails by panicking, also in its helpers")]
 
-use std::fmt;
-use std::future::Future;
-use std::ops::Range;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use clickmill_faultstore::{self as faultstore, FaultStore, Faults, Op};
 use clickmill_lake::landing::{Chain, NewCommit, Source, commits_after};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
-use futures::StreamExt as _;
-use futures::stream::{self, BoxStream};
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
+use object_store::{Error, ObjectStore};
 use proptest::prelude::*;
 
 /// Steps of one run: far more than any order needs that makes progress.
 const MAX_STEPS: usize = 400;
-
-/// What becomes of an operation that a worker waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    Done,
-    /// It does not happen, and an error is answered.
-    Failed,
-    /// It happens, and an error is answered.
-    AnswerLost,
-}
 
 /// What happens next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,106 +41,34 @@ struct Gate {
     granted: Mutex<Option<Fate>>,
 }
 
+/// What becomes of an operation that a worker waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Op {
-    Read,
-    Write,
+enum Fate {
+    Done,
+    /// It does not happen, and an error is answered.
+    Failed,
+    /// It happens, and an error is answered.
+    AnswerLost,
 }
 
-/// A store whose every operation waits to be let through.
-#[derive(Clone, Debug)]
-struct Gated {
-    inner: Arc<InMemory>,
-    gate: Arc<Gate>,
-}
-
-impl Gated {
-    async fn pass(&self, op: Op) -> Fate {
-        *self.gate.waiting.lock().expect("lock") = Some(op);
-        std::future::poll_fn(|_| match self.gate.granted.lock().expect("lock").take() {
-            Some(fate) => Poll::Ready(fate),
-            None => Poll::Pending,
-        })
-        .await
-    }
-
-    async fn read(&self) -> Result<()> {
-        if self.pass(Op::Read).await == Fate::Done { Ok(()) } else { Err(broken()) }
-    }
-}
-
-fn broken() -> Error {
-    Error::Generic { store: "gated", source: "no answer".into() }
-}
-
-impl fmt::Display for Gated {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Gated")
-    }
-}
+/// Every operation waits to be let through.
+#[derive(Debug)]
+struct Gated(Arc<Gate>);
 
 #[async_trait]
-impl ObjectStore for Gated {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> Result<PutResult> {
-        match self.pass(Op::Write).await {
-            Fate::Done => self.inner.put_opts(location, payload, opts).await,
-            Fate::Failed => Err(broken()),
-            Fate::AnswerLost => {
-                let _ = self.inner.put_opts(location, payload, opts).await;
-                Err(broken())
-            }
+impl Faults for Gated {
+    async fn fate(&self, op: Op, _: &Path) -> faultstore::Fate {
+        *self.0.waiting.lock().expect("lock") = Some(op);
+        let fate = poll_fn(|_| match self.0.granted.lock().expect("lock").take() {
+            Some(fate) => Poll::Ready(fate),
+            None => Poll::Pending,
+        });
+        let broken = || Error::Generic { store: "gated", source: "no answer".into() };
+        match fate.await {
+            Fate::Done => faultstore::Fate::Done,
+            Fate::Failed => faultstore::Fate::Failed(broken()),
+            Fate::AnswerLost => faultstore::Fate::AnswerLost(broken()),
         }
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        _: &Path,
-        _: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        Err(broken())
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.read().await?;
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.read().await?;
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let (this, prefix) = (self.clone(), prefix.cloned());
-        stream::once(async move {
-            match this.read().await {
-                Ok(()) => this.inner.list(prefix.as_ref()),
-                Err(error) => stream::iter([Err(error)]).boxed(),
-            }
-        })
-        .flatten()
-        .boxed()
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.read().await?;
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
     }
 }
 
@@ -207,11 +118,11 @@ struct Scope {
 
 /// Runs one order of events, chosen one by one, to its end, and checks it.
 async fn run(scope: &Scope, lake: &Lake, mut choose: impl FnMut(&[Event]) -> usize) {
-    let inner = Arc::new(InMemory::new());
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let gates: Vec<Arc<Gate>> = scope.cuts.iter().map(|_| Arc::default()).collect();
     let mut workers: Vec<Option<Work>> = Vec::new();
     for (gate, cut) in gates.iter().zip(&scope.cuts) {
-        let store = Gated { inner: Arc::clone(&inner), gate: Arc::clone(gate) };
+        let store = FaultStore::new(&inner, Gated(Arc::clone(gate)));
         workers.push(Some(Box::pin(work(lake.with_store(Arc::new(store)), scope.records, *cut))));
     }
     let (mut faults, mut history) = (scope.faults, Vec::new());

@@ -8,7 +8,6 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -16,6 +15,7 @@ use aws_sdk_kinesis::Client;
 use clickmill_delivery::kinesis::{
     self, DeliverConfig, DeliverError, DeliverReport, Leases, Until,
 };
+use clickmill_faultstore::FaultStore;
 use clickmill_lake::Lake;
 use futures::TryStreamExt as _;
 use object_store::ObjectStoreExt as _;
@@ -23,7 +23,7 @@ use object_store::path::Path;
 use support::stream::{
     PATIENCE, active, config, create, deliver_once, ids, put_ids, server, wait_for,
 };
-use support::{DeafStore, folder_lake, landed};
+use support::{Deaf, folder_lake, landed};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -306,15 +306,12 @@ async fn a_zombie_that_lost_its_leases_loses_at_the_commit() {
     let lake = folder_lake(folder.path()).await;
     let stream = create(&client, "zombie", 2).await;
     // It reads and commits, but from some moment on the lease table does not answer it.
-    let store = DeafStore::new(&lake, "_clickmill/leases");
-    let zombie = Running::start(
-        shared(&stream, Leases::Lake),
-        &lake.with_store(Arc::<DeafStore>::clone(&store)),
-        &client,
-    );
+    let store = FaultStore::new(lake.store(), Deaf::to("_clickmill/leases"));
+    let zombie =
+        Running::start(shared(&stream, Leases::Lake), &lake.with_store(store.clone()), &client);
     put_ids(&client, &stream, 0..40).await;
     let before = until_spread(&lake, &[2]).await;
-    store.deafen();
+    store.faults().deafen();
     let other = Running::start(shared(&stream, Leases::Lake), &lake, &client);
     let began = Instant::now();
     let after = loop {

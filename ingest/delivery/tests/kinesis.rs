@@ -12,6 +12,7 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::ShardIteratorType;
 use clickmill_delivery::kinesis::{self, Begin, DeliverError, DeliverReport, Leases, Until};
+use clickmill_faultstore::{Death, DiesAt, FaultStore};
 use clickmill_lake::Lake;
 use clickmill_schemas::Timestamp;
 use futures::StreamExt as _;
@@ -20,7 +21,7 @@ use object_store::path::Path;
 use support::stream::{
     PATIENCE, active, config, create, deliver_once, ids, put, put_ids, server, wait_for,
 };
-use support::{Crash, CrashStore, event, folder_lake, landed};
+use support::{event, folder_lake, landed};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +112,7 @@ async fn a_kill_at_any_write_neither_loses_nor_repeats() {
     put_ids(&client, &stream, 60..100).await;
 
     // Each point has a lake of its own; most of a run is waiting for the stream's pace.
-    let hit = futures::stream::iter([Crash::BeforePut, Crash::AfterPut])
+    let hit = futures::stream::iter([DiesAt::BeforePut, DiesAt::AfterPut])
         .flat_map(|crash| {
             futures::stream::iter((0..MAX_KILL_POINTS).map(move |puts| (crash, puts)))
         })
@@ -128,18 +129,18 @@ async fn a_kill_at_any_write_neither_loses_nor_repeats() {
 const MAX_KILL_POINTS: u32 = 40;
 
 /// Delivers 100 records with a kill, then without. False where the run ended before its kill.
-async fn killed_at(client: &Client, stream: &str, crash: Crash, puts: u32) -> bool {
+async fn killed_at(client: &Client, stream: &str, crash: DiesAt, puts: u32) -> bool {
     let folder = tempfile::tempdir().expect("temp");
     let lake = folder_lake(folder.path()).await;
-    let store = CrashStore::new(&lake, crash, puts);
+    let store = FaultStore::new(lake.store(), Death::after(puts, crash));
     let dying = deliver_once(stream, &lake.with_store(store.clone()), client).await;
-    if store.is_dead() {
+    if store.faults().has_come() {
         deliver_once(stream, &lake, client).await.expect("goes on after the kill");
     } else {
         dying.expect("delivers");
     }
     landed(&lake).await.assert_each_once(ids(0..100));
-    store.is_dead()
+    store.faults().has_come()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,7 +287,7 @@ async fn a_delivery_from_now_on_that_is_killed_before_its_first_commit_begins_th
     put_ids(&client, &stream, 0..20).await;
     between(&client, &stream).await;
     // Its first PUT tells where it begins; it dies before the second.
-    let store = CrashStore::new(&lake, Crash::BeforePut, 1);
+    let store = FaultStore::new(lake.store(), Death::after(1, DiesAt::BeforePut));
     let dying = {
         let mut config = config(&stream, Until::Cancelled);
         config.from = Begin::Latest;
@@ -303,7 +304,7 @@ async fn a_delivery_from_now_on_that_is_killed_before_its_first_commit_begins_th
     }
     put_ids(&client, &stream, 20..40).await;
     assert!(dying.await.expect("ends").is_err());
-    assert!(store.is_dead());
+    assert!(store.faults().has_come());
     deliver_from(&stream, Begin::Latest, &lake, &client).await.expect("delivers");
     landed(&lake).await.assert_each_once(ids(20..40));
 }

@@ -6,8 +6,9 @@ mod support;
 
 use clickmill_collector::sink::{RecordKind, Sink as _, SinkBatch, SpoolRecord};
 use clickmill_delivery::LakeSink;
+use clickmill_faultstore::{Death, DiesAt, FaultStore};
 use clickmill_schemas::{RawJson, append_lineage};
-use support::{Crash, CrashStore, event, folder_lake, landed};
+use support::{event, folder_lake, landed};
 
 fn id(seq: i64) -> String {
     format!("e{seq:04}")
@@ -96,18 +97,18 @@ async fn two_sinks_that_race_with_the_same_batches_land_each_once() {
 #[tokio::test]
 async fn a_crash_at_any_write_neither_loses_nor_repeats() {
     let batches = || (0..4).map(|n| batch(n * 5 + 1, n * 5 + 5));
-    for crash in [Crash::BeforePut, Crash::AfterPut] {
+    for crash in [DiesAt::BeforePut, DiesAt::AfterPut] {
         for puts in 0.. {
             let folder = tempfile::tempdir().expect("temp");
             let lake = folder_lake(folder.path()).await;
-            let store = CrashStore::new(&lake, crash, puts);
+            let store = FaultStore::new(lake.store(), Death::after(puts, crash));
             let dying = LakeSink::new(lake.with_store(store.clone()));
             for batch in batches() {
                 if dying.send(batch).await.is_err() {
                     break;
                 }
             }
-            if !store.is_dead() {
+            if !store.faults().has_come() {
                 assert!(puts >= 12, "four batches write two objects and a commit each");
                 landed(&lake).await.assert_each_once((1..=20).map(id));
                 break;

@@ -5,7 +5,6 @@ use clickmill_schemas::RawJson;
 use clickmill_transform::{ShopJob, TransformError};
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::faults::Dying;
 use crate::support::history::{BATCHES, histories};
 use crate::support::shop::Shop;
 use crate::{first_batch, orders_csv, second_batch, view};
@@ -210,7 +209,7 @@ async fn a_run_that_dies_after_any_write_has_the_rows_of_every_job_once() {
     // Each third: the tests of runs die at every one.
     for writes in (0..100).step_by(3) {
         let shop = before.fork().await;
-        let died = shop.run_on(&Dying::after(&shop.lake, writes)).await.is_err();
+        let died = shop.run_on(&shop.dying_after(writes)).await.is_err();
         // Whatever became of the files meanwhile: the batch has its own texts.
         if died && writes == 6 {
             let mut edited = shop.fork().await;

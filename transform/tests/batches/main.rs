@@ -17,7 +17,6 @@ use std::time::Duration;
 use clickmill_schemas::{Event, Money};
 use clickmill_transform::{RunOptions, Silent, run};
 use proptest::test_runner::{Config, TestError, TestRunner};
-use support::faults::Dying;
 use support::history::{BATCHES, History, histories, item, plain};
 use support::reference;
 use support::shop::{Shop, at};
@@ -217,7 +216,7 @@ async fn some_tables() -> Shop {
 
 #[tokio::test]
 async fn a_run_that_dies_after_any_write_is_finished_by_the_next_one() {
-    const MOST_WRITES: i64 = 200;
+    const MOST_WRITES: u32 = 200;
     let wanted = two_batches_done(some_tables().await).await;
     let mut before = some_tables().await;
     first_batch(&mut before).await;
@@ -226,7 +225,7 @@ async fn a_run_that_dies_after_any_write_is_finished_by_the_next_one() {
     let mut writes = 0;
     loop {
         let shop = before.fork().await;
-        let died = shop.run_on(&Dying::after(&shop.lake, writes)).await.is_err();
+        let died = shop.run_on(&shop.dying_after(writes)).await.is_err();
         if died {
             assert_eq!(shop.run().await.batches.len(), 1, "after {writes} writes");
         }
@@ -257,10 +256,10 @@ async fn runs_that_die_one_after_the_other_get_done_in_the_end() {
 
 /// Lets runs die after more and more writes, until one does not.
 async fn die_until_done(shop: &Shop) -> u32 {
-    const MOST_WRITES: i64 = 200;
+    const MOST_WRITES: u32 = 200;
     let mut deaths = 0;
     for writes in 0..MOST_WRITES {
-        match shop.run_on(&Dying::after(&shop.lake, writes)).await {
+        match shop.run_on(&shop.dying_after(writes)).await {
             Ok(_) => return deaths,
             Err(_) => deaths += 1,
         }

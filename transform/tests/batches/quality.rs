@@ -2,7 +2,6 @@
 
 use clickmill_transform::TransformError;
 
-use crate::support::faults::Dying;
 use crate::support::shop::Shop;
 use crate::{first_batch, orders_csv, purchase, second_batch, view};
 
@@ -187,7 +186,7 @@ async fn a_run_that_dies_after_any_write_writes_the_same_results_once() {
     // Each third write: what is committed when, the tests of runs try at every one.
     for writes in (0..100).step_by(3) {
         let shop = before.fork().await;
-        let died = shop.run_on(&Dying::after(&shop.lake, writes)).await.is_err();
+        let died = shop.run_on(&shop.dying_after(writes)).await.is_err();
         if died {
             shop.run().await;
         }

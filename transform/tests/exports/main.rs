@@ -12,6 +12,3 @@ mod model;
 #[allow(dead_code, reason = "other tests use the rest")]
 mod shop;
 mod watched;
-#[path = "../batches/support/faults.rs"]
-#[allow(dead_code, reason = "other tests use the rest")]
-mod writes;

@@ -3,28 +3,22 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::fmt;
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use arrow::array::{
     ArrayRef, Decimal128Array, Int64Array, ListBuilder, RecordBatch, StringBuilder,
     TimestampMicrosecondArray, TimestampNanosecondArray,
 };
-use async_trait::async_trait;
 use base64::Engine as _;
 use clickmill_delivery::import::{ImportError, Mapping, Progress, Summary, import_events};
+use clickmill_faultstore::{Death, DiesAt, FaultStore};
 use clickmill_lake::Lake;
 use clickmill_lake::landing::{commits_after, list_sources};
 use clickmill_lake::raw::RawKind;
 use futures::TryStreamExt;
-use futures::stream::BoxStream;
+use object_store::ObjectStoreExt;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
-};
 use serde_json::Value;
 
 pub type TestResult = std::result::Result<(), Box<dyn std::error::Error>>;
@@ -113,7 +107,7 @@ impl Shop {
     }
 
     /// Every object in the lake with its ETag.
-    pub async fn objects(&self) -> Result<Vec<(String, Option<String>)>> {
+    pub async fn objects(&self) -> object_store::Result<Vec<(String, Option<String>)>> {
         let mut objects: Vec<_> = self
             .lake
             .store()
@@ -193,71 +187,6 @@ pub fn zstd(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
 /// n / 2 writes through and fails from then on, an odd one also stores the next
 /// but never says so. What is read after that fails too.
 pub fn crash_after(lake: &Lake, n: u32) -> Lake {
-    let inner = Arc::clone(lake.store());
-    lake.with_store(Arc::new(CrashingStore { inner, n, writes: AtomicU32::new(0) }))
-}
-
-#[derive(Debug)]
-struct CrashingStore {
-    inner: Arc<dyn ObjectStore>,
-    n: u32,
-    writes: AtomicU32,
-}
-
-impl CrashingStore {
-    fn dead() -> object_store::Error {
-        object_store::Error::Generic { store: "test", source: "the process is dead".into() }
-    }
-
-    fn check(&self) -> Result<()> {
-        if self.writes.load(Ordering::SeqCst) > self.n / 2 { Err(Self::dead()) } else { Ok(()) }
-    }
-}
-
-impl fmt::Display for CrashingStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CrashingStore")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for CrashingStore {
-    async fn put_opts(&self, at: &Path, payload: PutPayload, o: PutOptions) -> Result<PutResult> {
-        self.check()?;
-        let done = self.writes.fetch_add(1, Ordering::SeqCst);
-        if done < self.n / 2 {
-            return self.inner.put_opts(at, payload, o).await;
-        }
-        if self.n % 2 == 1 {
-            self.inner.put_opts(at, payload, o).await?;
-        }
-        Err(Self::dead())
-    }
-    async fn put_multipart_opts(
-        &self,
-        _: &Path,
-        _: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        Err(Self::dead())
-    }
-    async fn get_opts(&self, at: &Path, o: GetOptions) -> Result<GetResult> {
-        self.check()?;
-        self.inner.get_opts(at, o).await
-    }
-    fn delete_stream(
-        &self,
-        at: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(at)
-    }
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.check()?;
-        self.inner.list_with_delimiter(prefix).await
-    }
-    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
-        Err(Self::dead())
-    }
+    let at = if n % 2 == 1 { DiesAt::AfterPut } else { DiesAt::BeforePut };
+    lake.with_store(FaultStore::new(lake.store(), Death::after(n / 2, at)))
 }

@@ -1,30 +1,21 @@
 //! What the tests of this crate share: events to send, a reader of what landed
-//! that goes by commits, and a store that dies at a chosen write.
+//! that goes by commits, and a store that grows deaf.
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod stream;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Read as _;
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use clickmill_faultstore::{Fate, Faults, Op};
 use clickmill_lake::Lake;
 use clickmill_lake::landing::{Commit, commits_after, list_sources};
 use clickmill_lake::raw::RawKind;
 use clickmill_schemas::{Event, EventTime, Timestamp, WireRecord};
-use futures::StreamExt as _;
-use futures::stream::BoxStream;
 use object_store::path::Path;
-use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    Result,
-};
+use object_store::{Error, ObjectStoreExt as _};
 
 /// An encoded event without lineage.
 pub fn event(id: &str) -> String {
@@ -92,190 +83,29 @@ pub async fn landed(lake: &Lake) -> Landed {
     landed
 }
 
-/// Dies at the `n`th PUT (from 0): before it takes effect, or after it did but
-/// before the answer. From then on every operation fails, as for a killed process.
-#[derive(Debug)]
-pub struct CrashStore {
-    inner: Arc<dyn ObjectStore>,
-    at: Crash,
-    left: AtomicI64,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    BeforePut,
-    AfterPut,
-}
-
-impl CrashStore {
-    pub fn new(lake: &Lake, at: Crash, puts: u32) -> Arc<Self> {
-        let left = AtomicI64::new(i64::from(puts));
-        Arc::new(Self { inner: Arc::clone(lake.store()), at, left })
-    }
-
-    /// True once it died.
-    pub fn is_dead(&self) -> bool {
-        self.left.load(Ordering::SeqCst) < 0
-    }
-
-    fn alive(&self) -> Result<()> {
-        if self.is_dead() { Err(dead()) } else { Ok(()) }
-    }
-}
-
-fn dead() -> Error {
-    Error::Generic { store: "crashed", source: "the process is dead".into() }
-}
-
-impl fmt::Display for CrashStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CrashStore")
-    }
-}
-
-#[async_trait]
-impl ObjectStore for CrashStore {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> Result<PutResult> {
-        let left = self.left.fetch_sub(1, Ordering::SeqCst);
-        if left > 0 {
-            return self.inner.put_opts(location, payload, opts).await;
-        }
-        if left == 0 && self.at == Crash::AfterPut {
-            self.inner.put_opts(location, payload, opts).await?;
-        }
-        Err(dead())
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        _: &Path,
-        _: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        Err(dead())
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.alive()?;
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.alive()?;
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.alive()?;
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.alive()?;
-        self.inner.copy_opts(from, to, options).await
-    }
-}
-
 /// Fails every operation on paths of a prefix once it is told to; all others go through.
 #[derive(Debug)]
-pub struct DeafStore {
-    inner: Arc<dyn ObjectStore>,
+pub struct Deaf {
     prefix: Path,
     deaf: AtomicBool,
 }
 
-impl DeafStore {
-    pub fn new(lake: &Lake, prefix: &str) -> Arc<Self> {
-        let (inner, prefix) = (Arc::clone(lake.store()), Path::from(prefix));
-        Arc::new(Self { inner, prefix, deaf: AtomicBool::new(false) })
+impl Deaf {
+    pub fn to(prefix: &str) -> Self {
+        Self { prefix: Path::from(prefix), deaf: AtomicBool::new(false) }
     }
 
     pub fn deafen(&self) {
         self.deaf.store(true, Ordering::SeqCst);
     }
-
-    fn hears(&self, location: &Path) -> Result<()> {
-        let deaf = self.deaf.load(Ordering::SeqCst) && location.prefix_matches(&self.prefix);
-        if deaf {
-            Err(Error::Generic { store: "deaf", source: "no answer".into() })
-        } else {
-            Ok(())
-        }
-    }
-}
-
-impl fmt::Display for DeafStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DeafStore")
-    }
 }
 
 #[async_trait]
-impl ObjectStore for DeafStore {
-    async fn put_opts(
-        &self,
-        location: &Path,
-        payload: PutPayload,
-        opts: PutOptions,
-    ) -> Result<PutResult> {
-        self.hears(location)?;
-        self.inner.put_opts(location, payload, opts).await
-    }
-
-    async fn put_multipart_opts(
-        &self,
-        location: &Path,
-        opts: PutMultipartOptions,
-    ) -> Result<Box<dyn MultipartUpload>> {
-        self.hears(location)?;
-        self.inner.put_multipart_opts(location, opts).await
-    }
-
-    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.hears(location)?;
-        self.inner.get_opts(location, options).await
-    }
-
-    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
-        self.hears(location)?;
-        self.inner.get_ranges(location, ranges).await
-    }
-
-    fn delete_stream(
-        &self,
-        locations: BoxStream<'static, Result<Path>>,
-    ) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
-    }
-
-    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        match self.hears(&prefix.cloned().unwrap_or_default()) {
-            Ok(()) => self.inner.list(prefix),
-            Err(error) => futures::stream::iter([Err(error)]).boxed(),
+impl Faults for Deaf {
+    async fn fate(&self, _: Op, location: &Path) -> Fate {
+        match self.deaf.load(Ordering::SeqCst) && location.prefix_matches(&self.prefix) {
+            true => Fate::Failed(Error::Generic { store: "deaf", source: "no answer".into() }),
+            false => Fate::Done,
         }
-    }
-
-    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.hears(&prefix.cloned().unwrap_or_default())?;
-        self.inner.list_with_delimiter(prefix).await
-    }
-
-    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
-        self.inner.copy_opts(from, to, options).await
     }
 }

@@ -1,7 +1,6 @@
 //! What the tests of batches share.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-pub mod faults;
 pub mod history;
 pub mod people;
 pub mod reference;

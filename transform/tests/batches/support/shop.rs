@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::Array as _;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use clickmill_faultstore::{Death, DiesAt, FaultStore};
 use clickmill_lake::Lake;
 use clickmill_lake::landing::{Chain, NewCommit, Source};
 use clickmill_lake::raw::{RawLine, RawWriter};
@@ -111,6 +112,12 @@ impl Shop {
             currency: self.currency,
             ..copy
         }
+    }
+
+    /// The lake as a process sees it that dies behind so many writes.
+    pub fn dying_after(&self, writes: u32) -> Lake {
+        let death = Death::after(writes, DiesAt::BeforePut);
+        self.lake.with_store(FaultStore::new(self.lake.store(), death))
     }
 
     /// Lands events in one commit.

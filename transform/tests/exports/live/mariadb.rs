@@ -7,7 +7,6 @@ use mysql_async::{Conn, OptsBuilder, Row, Value};
 use uuid::Uuid;
 
 use crate::shop::{Shop, shop};
-use crate::writes::Dying;
 
 const PORT: &str = "CLICKMILL_TEST_MARIADB_PORT";
 const SOURCES: &[&str] =
@@ -260,7 +259,7 @@ async fn whatever_write_a_read_dies_at_the_next_run_has_every_row_once() {
     for writes in 0..4 {
         let mut shop = shop(source).await;
         shop.tables = Some(vec!["orders".to_owned()]);
-        let dying: Lake = Dying::after(&shop.lake, writes);
+        let dying: Lake = shop.dying_after(writes);
         let _ = run(&dying, &shop.options(), &Silent).await;
         shop.run().await;
         let rows = shop.sql("SELECT order_id, total, status FROM orders").await;

@@ -5,7 +5,6 @@ use clickmill_transform::{RunOptions, Silent, run};
 
 use super::database::{Database, port};
 use crate::shop::{Shop, shop};
-use crate::writes::Dying;
 
 const SOURCES: &[&str] =
     &["orders", "order_items", "customers", "carts", "product_observations", "source_exports"];
@@ -215,7 +214,7 @@ async fn whatever_write_a_read_dies_at_the_next_run_has_every_row_once() {
     for writes in (0..60).step_by(3) {
         let mut shop = shop(source).await;
         shop.tables = Some(vec!["orders".to_owned()]);
-        let dying: Lake = Dying::after(&shop.lake, writes);
+        let dying: Lake = shop.dying_after(writes);
         let outcome = run(&dying, &shop.options(), &Silent).await;
         shop.run().await;
         let rows = shop.sql("SELECT order_id, total, status FROM orders").await;
