@@ -181,9 +181,7 @@ impl Found<'_> {
                 "look at the export task's warnings, and export again".to_owned(),
             ));
         }
-        if table.files.is_empty() {
-            return Ok(None);
-        }
+        // A table without rows has no file: an export of none, beside which the next is held.
         let export = Export {
             dataset,
             source: self.source.to_owned(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::formats::Dynamo;
+use crate::formats::{Dynamo, parquet};
 use crate::shop::{Shop, at, shop};
 
 const SOURCES: &str = r#"
@@ -20,7 +20,11 @@ fn products(count: usize, price: usize) -> Vec<Value> {
 }
 
 async fn told(shop: &Shop) -> Vec<String> {
-    let report = shop.run_tables(&["products"]).await;
+    told_of(shop, "products").await
+}
+
+async fn told_of(shop: &Shop, table: &str) -> Vec<String> {
+    let report = shop.run_tables(&[table]).await;
     let texts = report.notices.iter().map(|notice| format!("{:?} {notice}", notice.severity));
     // The clock is none of these tests' business.
     texts.filter(|text| !text.contains("hours old")).collect()
@@ -113,4 +117,38 @@ path = "/no/such/folder/of-clickmill"
     assert_eq!(notices.len(), 1, "{notices:#?}");
     assert!(notices[0].starts_with("Problem source `unplugged`"), "{notices:#?}");
     assert_eq!(shop.sql("SELECT count(*) FROM products").await, ["3"]);
+}
+
+#[tokio::test]
+async fn a_table_that_an_rds_export_lists_without_any_file_is_an_export_of_no_rows() {
+    let sources = "[rds]\nkind = \"rds-export\"\npath = \"FOLDER/rds\"\n[rds.orders]";
+    let shop = shop(sources).await;
+    let orders = |count: usize| {
+        let text = |text: String| Some(text);
+        let row = |n: usize| vec![text(format!("o{n}")), text("2026-03-01T00:00:00Z".to_owned())];
+        parquet(&["order_id", "ordered_at"], &(0..count).map(row).collect::<Vec<_>>())
+    };
+    let describe = |day: u32| {
+        let tables = r#"{"perTableStatus":[{"target":"shop.public.orders","status":"COMPLETE"}]}"#;
+        shop.write(&format!("rds/{day}/export_tables_info_{day}_from_1_to_1.json"), tables);
+        let info = format!(r#"{{"status":"COMPLETE","snapshotTime":"2026-03-0{day}T00:00:00Z"}}"#);
+        shop.write(&format!("rds/{day}/export_info_{day}.json"), info);
+    };
+    shop.write("rds/1/shop/public.orders/1/part-0.parquet", orders(5));
+    describe(1);
+    assert_eq!(told_of(&shop, "orders").await, Vec::<String>::new());
+    describe(2);
+    let notices = told_of(&shop, "orders").await;
+    assert_eq!(notices.len(), 1, "{notices:#?}");
+    assert!(
+        notices[0].starts_with("Problem source `rds`, 2: it has 0 rows for orders, 1 had 5"),
+        "{notices:#?}"
+    );
+    assert_eq!(shop.sql("SELECT count(*) FROM orders").await, ["5"]);
+    assert_eq!(
+        shop.sql("SELECT export_id, files, rows_taken FROM source_exports").await,
+        ["1|1|5", "2|0|0"]
+    );
+    let report = shop.run_tables(&["orders"]).await;
+    assert_eq!((report.batches.len(), report.notices.len()), (0, 0), "told once, taken once");
 }
