@@ -2,6 +2,10 @@
 //!
 //! A full export with far fewer rows than the one before it, or with the very
 //! same, is told. It is taken all the same: nothing that it lacks is removed.
+//!
+//! A file that stands alone does not say whether it holds everything or what was
+//! new that day. One that was written anew does hold what its former self held; of
+//! files beside each other the configuration says it, by expecting a share.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -50,7 +54,8 @@ pub async fn change(
         return Ok((Change::default(), Vec::new()));
     }
     let taken = taken(context, job).await?;
-    let is_full = |taken: &&Taken| taken.content == Content::Snapshot.name();
+    let full = [Content::Snapshot.name(), Content::Load.name()];
+    let is_full = |taken: &&Taken| full.contains(&taken.content.as_str());
     let mut fulls: Vec<Taken> = taken.iter().filter(is_full).cloned().collect();
     let new: Vec<Taken> = exports.iter().map(Taken::from).filter(|taken| is_full(&taken)).collect();
     fulls.extend(new.iter().cloned());
@@ -85,15 +90,19 @@ impl From<&ExportCounts> for Taken {
 
 /// What is strange of a full export beside the one before it, if there is one.
 fn strange(context: &JobContext<'_>, full: &Taken, all: &[Taken]) -> Vec<Notice> {
-    let of_same = |other: &&Taken| other.source == full.source && other.dataset == full.dataset;
+    // A load is in several files, none of which has it all.
+    let is_part = full.content == Content::Load.name();
+    let of_same = |other: &&Taken| {
+        (&other.source, &other.dataset) == (&full.source, &full.dataset)
+            && (!is_part || other.export_id == full.export_id)
+    };
     let earlier = |other: &&Taken| {
         (other.exported_at, &other.export_id) < (full.exported_at, &full.export_id)
     };
     let Some(before) = all.iter().filter(of_same).rfind(earlier) else { return Vec::new() };
     let config = context.options.sources.get(&full.source);
-    // Files often hold a day each: those are compared only where somebody asks.
     let by_default = match config {
-        Some(SourceConfig::Files(_)) => 0,
+        Some(SourceConfig::Files(_)) if before.export_id != full.export_id => 0,
         _ => AT_LEAST_PERCENT,
     };
     let expected = config.and_then(|config| config.expect().at_least_percent);

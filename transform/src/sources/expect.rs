@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Expect {
     /// A full export with fewer rows than this share of the one before it is said, percent,
-    /// and one that says the very same; 0: neither. By default 50, and 0 for files.
+    /// and one that says the very same; 0: neither. By default 50; of `kind = "files"` that is
+    /// for a file that was written anew, and files beside each other are not compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at_least_percent: Option<u8>,
     /// A newest export older than this is said: `26h`, `90m`, `2d`. Not said by default.

@@ -152,3 +152,48 @@ async fn a_table_that_an_rds_export_lists_without_any_file_is_an_export_of_no_ro
     let report = shop.run_tables(&["orders"]).await;
     assert_eq!((report.batches.len(), report.notices.len()), (0, 0), "told once, taken once");
 }
+
+/// A CSV of so many orders with this status.
+fn orders(count: usize, status: &str) -> String {
+    let rows = (0..count).map(|n| format!("o{n},2026-03-01T00:00:00Z,{status}\n"));
+    format!("order_id,ordered_at,status\n{}", rows.collect::<String>())
+}
+
+#[tokio::test]
+async fn a_file_is_compared_with_its_former_self_and_with_others_where_a_share_is_expected() {
+    let files =
+        "[dumps]\nkind = \"files\"\nformat = \"csv\"\npath = \"FOLDER/in\"\n[dumps.orders]\n";
+    let mut shop = shop(files).await;
+    shop.write("in/orders-1.csv", orders(9, "open"));
+    assert_eq!(told_of(&shop, "orders").await, Vec::<String>::new());
+    shop.write("in/orders-2.csv", orders(2, "open"));
+    assert_eq!(told_of(&shop, "orders").await, Vec::<String>::new(), "what was new that day");
+    shop.write("in/orders-2.csv", orders(2, "open"));
+    let notices = told_of(&shop, "orders").await;
+    assert!(notices.len() == 1 && notices[0].contains("nothing changed"), "{notices:#?}");
+    shop.write("in/orders-2.csv", orders(0, "open"));
+    let notices = told_of(&shop, "orders").await;
+    assert!(notices.len() == 1 && notices[0].starts_with("Problem"), "{notices:#?}");
+    assert!(notices[0].contains("it has 0 rows for orders, orders-2.csv had 2"), "{notices:#?}");
+    assert_eq!(shop.sql("SELECT count(*) FROM orders").await, ["9"]);
+
+    shop.sources = Box::leak(format!("{files}[dumps.expect]\nat_least_percent = 50").into());
+    shop.write("in/orders-3.csv", orders(9, "paid"));
+    assert_eq!(told_of(&shop, "orders").await, Vec::<String>::new());
+    shop.write("in/orders-4.csv", orders(4, "paid"));
+    let notices = told_of(&shop, "orders").await;
+    assert!(notices.len() == 1 && notices[0].contains("orders-3.csv had 9"), "{notices:#?}");
+}
+
+#[tokio::test]
+async fn a_file_of_a_full_load_is_compared_with_its_former_self_and_never_with_the_load_s_others() {
+    let sources = "[dms]\nkind = \"dms\"\npath = \"FOLDER/dms\"\nheader = true\n[dms.orders]";
+    let shop = shop(sources).await;
+    shop.write("dms/public/orders/LOAD00000001.csv", orders(9, "open"));
+    shop.write("dms/public/orders/LOAD00000002.csv", orders(2, "paid"));
+    assert_eq!(told_of(&shop, "orders").await, Vec::<String>::new());
+    shop.write("dms/public/orders/LOAD00000001.csv", orders(3, "open"));
+    let notices = told_of(&shop, "orders").await;
+    assert_eq!(notices.len(), 1, "{notices:#?}");
+    assert!(notices[0].contains("it has 3 rows for orders"), "{notices:#?}");
+}
