@@ -37,7 +37,7 @@ use super::once::{self, Firsts};
 use super::query::{Spread, write};
 use super::{JobContext, Output};
 use crate::TransformError;
-use crate::sources::{self, Content, Dataset, Export, SourceChunk};
+use crate::sources::{self, Content, Dataset, Export, Notice, SourceChunk};
 
 /// Files of `source_keys` beyond which it is merged into one.
 pub const MAX_STATE_FILES: usize = 8;
@@ -93,7 +93,7 @@ impl Staged {
     ) -> Result<Self, TransformError> {
         let (rows, deletes, exports) = (Vec::new(), Vec::new(), Vec::new());
         let mut staged = Self { dataset, rows, deletes, has_repeats: false, exports };
-        let mut seen = HashSet::new();
+        let (mut seen, mut notices) = (HashSet::new(), Vec::new());
         let exports = context.batch.exports.iter().filter(|export| export.dataset == dataset);
         for export in exports {
             let mut counts = ExportCounts::new(export);
@@ -105,10 +105,11 @@ impl Staged {
                 counts.deleted += chunk.deletes.num_rows() as i64;
                 staged.take(export, &chunk, &mut counts, &mut seen)?;
                 rejected.extend(chunk.rejects);
-                output.notices.extend(chunk.notices);
+                notices.extend(chunk.notices);
             }
             staged.exports.push(counts);
         }
+        output.notices.extend(Notice::folded(notices));
         Ok(staged)
     }
 

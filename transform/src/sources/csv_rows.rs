@@ -51,7 +51,7 @@ pub(super) fn decode(
             names = record.iter().map(|field| header(field, layout.encoding)).collect();
         }
     }
-    let wanted = processor.plan().resolve(&names).map_err(Fault::Damaged)?;
+    let wanted = processor.plan().resolve(&names).map_err(Halt::Unfit)?;
     let marks = Marks::new(processor.export(), layout, &names).map_err(Fault::Damaged)?;
     let mut rows = Rows {
         layout,

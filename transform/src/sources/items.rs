@@ -67,6 +67,14 @@ struct Metadata<'a> {
     written: &'a RawValue,
 }
 
+/// What the objects of plain JSON have.
+struct Seen {
+    /// Of each column of the plan, whether any object has it.
+    columns: Vec<bool>,
+    /// The keys of the first object, to tell them.
+    keys: Vec<String>,
+}
+
 /// What one line says.
 struct Said {
     /// The text of each wanted attribute.
@@ -109,7 +117,7 @@ pub(super) fn decode(
 ) -> Result<(), Halt> {
     let mut reader = BufReader::new(text);
     let (mut number, mut end) = (0, None);
-    let mut seen = vec![false; processor.plan().names().len()];
+    let mut seen = Seen { columns: vec![false; processor.plan().names().len()], keys: Vec::new() };
     while end.is_none() {
         let mut lines: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut bytes = 0;
@@ -135,18 +143,14 @@ pub(super) fn decode(
         send(chunk(processor, file, &lines, &mut seen)?)?;
     }
     end.unwrap_or(Ok(()))?;
-    if processor.export().format == Format::Jsonl && number > 0 {
-        let plan = processor.plan();
-        let absent = plan.names().into_iter().zip(plan.mapped()).zip(seen);
-        let absent = absent.filter_map(|((name, mapped), seen)| name.filter(|_| mapped && !seen));
-        let absent: Vec<String> = absent.map(|name| format!("`{name}`")).collect();
-        if !absent.is_empty() {
-            send(processor.notice(
-                file,
-                format!("no object in it has {}, which the mapping names", absent.join(", ")),
-                "correct the mapping, unless such files may lack it: the column is empty then",
-            ))?;
-        }
+    // Where no line is an object, its rejects say more.
+    if !seen.keys.is_empty()
+        && let Some(problem) = processor.plan().missing(&seen.columns, &seen.keys)
+    {
+        send(processor.misfit(
+            file,
+            format!("{problem}; no object has it: its column is empty, or its rows are rejected"),
+        ))?;
     }
     if let Some(items) = file.items.filter(|items| *items != number) {
         send(processor.notice(
@@ -177,7 +181,7 @@ fn chunk(
     processor: &mut Processor,
     file: &InputFile,
     lines: &[(u64, Vec<u8>)],
-    seen: &mut [bool],
+    seen: &mut Seen,
 ) -> Result<SourceChunk, Halt> {
     let names: Vec<Option<String>> =
         processor.plan().names().into_iter().map(|name| name.map(str::to_owned)).collect();
@@ -233,10 +237,14 @@ fn chunk(
 }
 
 /// A line of plain JSON. What it has is marked as seen.
-fn object(line: &[u8], names: &[Option<String>], seen: &mut [bool]) -> Result<Said, String> {
+fn object(line: &[u8], names: &[Option<String>], seen: &mut Seen) -> Result<Said, String> {
     let object: Image<'_> = serde_json::from_str(text(line)?)
         .map_err(|e| format!("the line is no JSON object, of which each has a line: {e}"))?;
-    let cells = names.iter().zip(seen).map(|(name, seen)| {
+    if seen.keys.is_empty() {
+        seen.keys = object.keys().cloned().collect();
+        seen.keys.sort_unstable();
+    }
+    let cells = names.iter().zip(&mut seen.columns).map(|(name, seen)| {
         let value = reach(&object, name.as_ref()?)?;
         *seen = true;
         plain(value)

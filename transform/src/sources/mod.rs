@@ -356,6 +356,29 @@ impl Export {
     }
 }
 
+impl Notice {
+    /// Those that differ by their subject alone as one: a mistake in a mapping is in every file.
+    #[must_use]
+    pub fn folded(notices: Vec<Self>) -> Vec<Self> {
+        let mut folded: Vec<(Self, usize)> = Vec::new();
+        for notice in notices {
+            let said = (&notice.source, &notice.problem, &notice.advice);
+            let is_same = |(n, _): &&mut (Self, usize)| (&n.source, &n.problem, &n.advice) == said;
+            match folded.iter_mut().find(is_same) {
+                Some((_, others)) => *others += 1,
+                None => folded.push((notice, 0)),
+            }
+        }
+        let shown = |(mut notice, others): (Self, usize)| {
+            if others > 0 {
+                notice.subject.push_str(&format!(" and {others} more"));
+            }
+            notice
+        };
+        folded.into_iter().map(shown).collect()
+    }
+}
+
 impl Content {
     /// Its name in `source_exports`.
     #[must_use]

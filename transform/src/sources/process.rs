@@ -118,6 +118,21 @@ impl Processor {
         SourceChunk { rejects, ..self.nothing() }
     }
 
+    /// A whole file whose columns are not those that the mapping names.
+    pub(super) fn unfit(&self, file: &InputFile, problem: &str) -> SourceChunk {
+        let lost = self.lost(file, format!("{problem}; correct {}", self.plan.section()));
+        let told = self.misfit(file, format!("{problem}; nothing of it is taken"));
+        SourceChunk { notices: told.notices, ..lost }
+    }
+
+    /// What is told of a mapping that names what a file does not have.
+    pub(super) fn misfit(&self, file: &InputFile, problem: String) -> SourceChunk {
+        if !self.export.reports_rejects() {
+            return self.nothing();
+        }
+        self.notice(file, problem, &format!("correct {}", self.plan.section()))
+    }
+
     /// Something to tell about a file.
     pub(super) fn notice(&self, file: &InputFile, problem: String, advice: &str) -> SourceChunk {
         let notice = Notice {

@@ -201,7 +201,7 @@ impl Found<'_> {
             plan.resolve(&table.columns).map_err(|problem| {
                 (
                     format!("in its table {name}, {problem}; it is not taken"),
-                    "then run again".into(),
+                    format!("correct {}", plan.section()),
                 )
             })?;
         }

@@ -87,14 +87,15 @@ async fn drive(
                 outcome
             }
         };
-        let damage = match outcome {
+        let lost = match outcome {
             Ok(()) => None,
             Err(Halt::Unheard) => return Ok(()),
             Err(Halt::Failed(error)) => return Err(error),
-            Err(Halt::Fault(fault)) => Some(damage(&export, file, fault)?),
+            Err(Halt::Unfit(problem)) => Some(processor.unfit(file, &problem)),
+            Err(Halt::Fault(fault)) => Some(processor.lost(file, damage(&export, file, fault)?)),
         };
         let mut last = processor.end_of_file(file)?;
-        last.extend(damage.map(|detail| processor.lost(file, detail)));
+        last.extend(lost);
         for chunk in last {
             if chunks.send(Ok(chunk)).await.is_err() {
                 return Ok(());
@@ -110,6 +111,8 @@ pub(super) enum Halt {
     Unheard,
     /// The read as a whole fails.
     Failed(SourceError),
+    /// The mapping does not fit this file: why.
+    Unfit(String),
     /// It is this file.
     Fault(Fault),
 }
@@ -154,7 +157,7 @@ async fn parquet_file(
     let builder = ParquetRecordBatchStreamBuilder::new(pinned).await.map_err(Fault::from)?;
     let there: Vec<String> =
         builder.schema().fields().iter().map(|field| field.name().clone()).collect();
-    let wanted = processor.plan().resolve(&there).map_err(Fault::Damaged)?;
+    let wanted = processor.plan().resolve(&there).map_err(Halt::Unfit)?;
     let export = processor.export();
     let marks = match &export.changes {
         None => None,

@@ -24,6 +24,8 @@ use super::{Dataset, Export, InputFile, columns};
 
 /// Namespace of reject ids: the same bad row has the same id however often it is read.
 const REJECT_NAMESPACE: Uuid = Uuid::from_u128(0x6d0f_7c1e_52a4_4b0a_9a53_1f6f_0c1b_7e21);
+/// Columns that a message lists.
+const MAX_COLUMNS_SHOWN: usize = 20;
 /// Bytes of a rejected row that are kept.
 const MAX_REJECT_BYTES: usize = 1024 * 1024;
 
@@ -48,6 +50,17 @@ struct PlanColumn {
     is_key: bool,
     rule: Rule,
     origin: Origin,
+}
+
+impl PlanColumn {
+    /// The column of theirs that it reads.
+    fn theirs(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Named(name) => Some(name),
+            Origin::SameName => Some(self.name),
+            _ => None,
+        }
+    }
 }
 
 /// Where a column's values come from.
@@ -166,19 +179,12 @@ impl Plan {
 
     /// The column of theirs that each of ours reads; for files without a schema.
     pub(super) fn names(&self) -> Vec<Option<&str>> {
-        self.columns
-            .iter()
-            .map(|column| match &column.origin {
-                Origin::Named(name) => Some(name.as_str()),
-                Origin::SameName => Some(column.name),
-                _ => None,
-            })
-            .collect()
+        self.columns.iter().map(PlanColumn::theirs).collect()
     }
 
-    /// Which of the columns the mapping names a column of theirs for.
-    pub(super) fn mapped(&self) -> Vec<bool> {
-        self.columns.iter().map(|column| matches!(column.origin, Origin::Named(_))).collect()
+    /// The section of the configuration that the mapping stands in.
+    pub(super) fn section(&self) -> &str {
+        &self.section
     }
 
     /// Which of the columns are of the key: all that a delete says.
@@ -190,6 +196,39 @@ impl Plan {
     /// there. Names that differ only in case are the same where that is unambiguous.
     /// The error is for the user's eyes.
     pub(super) fn resolve(&self, there: &[String]) -> Result<Vec<Option<usize>>, String> {
+        let found = self.positions(there);
+        let is_there: Vec<bool> = found.iter().map(Option::is_some).collect();
+        self.missing(&is_there, there).map_or(Ok(found), Err)
+    }
+
+    /// What is told where columns that must be there are in no row; `is_there` has an entry a
+    /// column of the plan, `there` are theirs.
+    pub(super) fn missing(&self, is_there: &[bool], there: &[String]) -> Option<String> {
+        let absent = self.columns.iter().zip(is_there).filter(|(_, is_there)| !**is_there);
+        let absent: Vec<String> = absent
+            .filter(|(column, _)| self.must_be(column))
+            .filter_map(|(column, _)| Some(format!("`{}` for {}", column.theirs()?, column.name)))
+            .collect();
+        if absent.is_empty() {
+            return None;
+        }
+        let mut shown = there[..there.len().min(MAX_COLUMNS_SHOWN)].join(", ");
+        if there.len() > MAX_COLUMNS_SHOWN {
+            shown.push_str(&format!(" and {} more", there.len() - MAX_COLUMNS_SHOWN));
+        }
+        Some(format!("there is no column {}; there are {shown}", absent.join(", none ")))
+    }
+
+    /// What the mapping names must be there, and what a row cannot do without.
+    fn must_be(&self, column: &PlanColumn) -> bool {
+        match column.origin {
+            Origin::Named(_) => true,
+            Origin::SameName => column.required && !(column.name == "line" && self.counts_lines),
+            _ => false,
+        }
+    }
+
+    fn positions(&self, there: &[String]) -> Vec<Option<usize>> {
         let find = |name: &str| {
             there.iter().position(|t| t == name).or_else(|| {
                 let mut alike =
@@ -200,29 +239,7 @@ impl Plan {
                 }
             })
         };
-        self.columns
-            .iter()
-            .map(|column| {
-                let (name, must_be) = match &column.origin {
-                    Origin::Named(name) => (name.as_str(), true),
-                    Origin::SameName => {
-                        let is_counted = column.name == "line" && self.counts_lines;
-                        (column.name, column.required && !is_counted)
-                    }
-                    _ => return Ok(None),
-                };
-                let found = find(name);
-                if found.is_none() && must_be {
-                    return Err(format!(
-                        "there is no column `{name}` for {}; there are {}; correct {}",
-                        column.name,
-                        there.join(", "),
-                        self.section
-                    ));
-                }
-                Ok(found)
-            })
-            .collect()
+        self.columns.iter().map(|column| find(column.theirs()?)).collect()
     }
 
     /// Casts the rows. `lines` counts the lines of each order where they carry no number.

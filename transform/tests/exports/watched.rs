@@ -197,3 +197,23 @@ async fn a_file_of_a_full_load_is_compared_with_its_former_self_and_never_with_t
     assert_eq!(notices.len(), 1, "{notices:#?}");
     assert!(notices[0].contains("it has 3 rows for orders"), "{notices:#?}");
 }
+
+#[tokio::test]
+async fn a_mapping_that_fits_no_file_is_told_once_with_the_columns_that_there_are() {
+    let sources = "[dumps]\nkind = \"files\"\nformat = \"csv\"\npath = \"FOLDER/in\"\n\
+                   [dumps.orders.columns]\norder_id = \"nr\"";
+    let shop = shop(sources).await;
+    for day in 1..4 {
+        shop.write(&format!("in/orders-{day}.csv"), orders(day, "open"));
+    }
+    let notices = told_of(&shop, "orders").await;
+    assert_eq!(notices.len(), 1, "{notices:#?}");
+    assert!(notices[0].starts_with("Problem source `dumps`, "), "{notices:#?}");
+    assert!(
+        notices[0].ends_with(
+            "orders-1.csv and 2 more: there is no column `nr` for order_id; there are order_id, \
+             ordered_at, status; nothing of it is taken; correct [sources.dumps.orders.columns]"
+        ),
+        "{notices:#?}"
+    );
+}

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array};
-use clickmill_transform::sources::{BATCH_ROWS, Dataset, read};
+use clickmill_transform::sources::{BATCH_ROWS, Dataset, Severity, read};
 
 use crate::support::{Shop, gz, parquet, rejected_bytes, rejects, rows, texts};
 
@@ -75,17 +75,32 @@ async fn old_encodings_and_files_without_a_header_are_read() {
 }
 
 #[tokio::test]
-async fn a_file_without_a_mapped_column_is_one_reject_that_names_its_columns() {
+async fn a_file_without_a_mapped_column_is_one_reject_that_names_its_columns_and_is_told() {
     let shop = Shop::new().await;
-    shop.write("in/orders.csv", "id,when\n1,2026-11-23\n");
-    let found = shop.only(&format!("{CSV}[sources.s.orders]")).await;
-    assert_eq!(rows(&found, &["order_id"]), Vec::<String>::new());
-    let rejected = rejects(&found);
-    assert_eq!(rejected.len(), 1);
-    assert!(
-        rejected[0].contains("there is no column `order_id` for order_id; there are id, when"),
-        "{rejected:?}"
-    );
+    let more: String = (3..25).map(|n| format!(",c{n}")).collect();
+    shop.write("in/orders.csv", format!("id,when{more}\n1,2026-11-23{}\n", ",".repeat(22)));
+    let table = parquet(vec![("id", texts(&[Some("1")])), ("when", texts(&[Some("x")]))]);
+    shop.write("in/orders.parquet", table);
+    let parquet_source = CSV.replace("csv", "parquet").replace("FOLDER/in", "FOLDER/in/*.parquet");
+    let csv_source = CSV.replace("FOLDER/in", "FOLDER/in/*.csv");
+    for (source, there) in
+        [(csv_source, "id, when, c3, c4"), (parquet_source, "id, when; correct [sources.s.orders")]
+    {
+        let found =
+            shop.only(&format!("{source}[sources.s.orders.columns]\ntotal = \"sum\"")).await;
+        assert_eq!(rows(&found, &["order_id"]), Vec::<String>::new());
+        let rejected = rejects(&found);
+        assert_eq!(rejected.len(), 1);
+        let said = "there is no column `order_id` for order_id, none `ordered_at` for ordered_at, \
+                    none `sum` for total; there are ";
+        assert!(rejected[0].contains(&format!("{said}{there}")), "{rejected:?}");
+        assert_eq!(found.notices.len(), 1);
+        assert!(found.notices[0].problem.starts_with(said), "{}", found.notices[0]);
+        assert_eq!(found.notices[0].advice, "correct [sources.s.orders.columns]");
+        assert_eq!(found.notices[0].severity, Severity::Problem);
+        let is_cut = found.notices[0].problem.contains("c19, c20 and 4 more; nothing");
+        assert_eq!(is_cut, there.contains("c3"), "{}", found.notices[0]);
+    }
 }
 
 #[tokio::test]
@@ -272,8 +287,17 @@ async fn a_path_that_no_json_object_has_is_told() {
     let told: Vec<&str> = found.notices.iter().map(|notice| notice.problem.as_str()).collect();
     assert_eq!(
         told,
-        ["no object in it has `buyer.id`, `to.regoin`, which the mapping names"],
+        ["there is no column `buyer.id` for customer_id, none `to.regoin` for region; there are \
+          order_id, ordered_at, to; no object has it: its column is empty, or its rows are rejected"],
         "a key that is there without a value is there, and one that nobody mapped need not be"
+    );
+    shop.write("in/orders.jsonl", "{\"id\":\"1\",\"ordered_at\":\"2026-11-23T00:00:00Z\"}\n");
+    let found = shop.only(&format!("{jsonl}[sources.s.orders]")).await;
+    assert_eq!(rejects(&found).len(), 1);
+    assert!(
+        found.notices[0].problem.starts_with("there is no column `order_id` for order_id"),
+        "{:?}",
+        found.notices
     );
 }
 
