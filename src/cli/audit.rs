@@ -13,6 +13,7 @@ use clickmill_transform::audit::{
     AuditOptions, CollectorReport, Fate, Report, SpoolState, Verdict, Verify, audit,
 };
 
+use super::out::{self, out};
 use super::{EXIT_FAILED, EXIT_PARTIAL, EXIT_USAGE};
 use crate::context::Context;
 
@@ -106,8 +107,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     let report = audit(&lake, &options).await?;
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-        Format::Text => print!("{}", describe(&report)),
+        Format::Json => out!("{}", serde_json::to_string_pretty(&report)?)?,
+        Format::Text => out::text(describe(&report))?,
     }
     Ok(match report.verdict {
         Verdict::Missing => ExitCode::from(EXIT_FAILED),

@@ -19,6 +19,7 @@ use clickmill_lake::raw::RawFormat;
 use tokio_util::sync::CancellationToken;
 
 use super::collect::stop_signal;
+use super::out::{self, out};
 use super::{EXIT_PARTIAL, EXIT_USAGE};
 use crate::context::Context;
 
@@ -269,8 +270,8 @@ async fn status(args: StatusArgs, context: &Context) -> anyhow::Result<ExitCode>
     config.leases = Leases::new(&leases, &aws);
     let status = kinesis::status(&config, &open(context).await?, &kinesis::client(&aws)).await?;
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-        Format::Table => print!("{}", table(&status)),
+        Format::Json => out!("{}", serde_json::to_string_pretty(&status)?)?,
+        Format::Table => out::text(table(&status))?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args as ClapArgs;
 
+use super::out::out;
 use super::{EXIT_FAILED, EXIT_USAGE};
 use crate::context::Context;
 use crate::demo::{self, Options, Refused, Stream};
@@ -55,7 +56,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     };
     match demo::run(options).await {
         Ok(outcome) => {
-            println!("{}", outcome.text);
+            out!("{}", outcome.text)?;
             if outcome.passed {
                 return Ok(ExitCode::SUCCESS);
             }

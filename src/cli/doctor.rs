@@ -16,6 +16,7 @@ use clickmill_schemas::Timestamp;
 use serde::Serialize;
 
 use super::EXIT_FAILED;
+use super::out::{self, out};
 use crate::context::Context;
 
 /// Look for what would hurt: settings of a stream, a delivery stream and the lake
@@ -148,9 +149,9 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     match args.format {
         Format::Json => {
             let report = Report { verdict, rate, findings: &findings };
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            out!("{}", serde_json::to_string_pretty(&report)?)?;
         }
-        Format::Text => print!("{}", describe(&findings)),
+        Format::Text => out::text(describe(&findings))?,
     }
     Ok(if verdict == Severity::Loss { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
 }

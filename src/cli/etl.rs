@@ -21,6 +21,7 @@ use clickmill_transform::{
     DailyJobs, JobReport, Progress, RunOptions, RunReport, TransformError, jobs,
 };
 
+use super::out::out;
 use crate::context::Context;
 
 /// Bring the lake's tables up to date
@@ -142,9 +143,9 @@ async fn run_once(
     match args.report.format {
         ReportFormat::Json => {
             let whole = WholeReport { landed: &landed, report: &report };
-            println!("{}", serde_json::to_string_pretty(&whole)?);
+            out!("{}", serde_json::to_string_pretty(&whole)?)?;
         }
-        ReportFormat::Text => print_run(&report, started),
+        ReportFormat::Text => print_run(&report, started)?,
     }
     // Everything else is done by now; the next run tries the location again.
     if let Some(error) = failed {
@@ -230,10 +231,10 @@ fn counted(report: &RunReport, name: &str) -> u64 {
     jobs.filter_map(|job| job.counts.get(name)).sum()
 }
 
-fn print_run(report: &RunReport, started: Instant) {
+fn print_run(report: &RunReport, started: Instant) -> anyhow::Result<()> {
     if report.batches.is_empty() {
-        println!("Nothing new: every table is up to date.");
-        return;
+        out!("Nothing new: every table is up to date.")?;
+        return Ok(());
     }
     let mut totals: std::collections::BTreeMap<&str, u64> = std::collections::BTreeMap::new();
     for job in report.batches.iter().flat_map(|batch| &batch.jobs) {
@@ -244,14 +245,15 @@ fn print_run(report: &RunReport, started: Instant) {
     let raw: u64 = report.batches.iter().map(|batch| batch.raw_objects).sum();
     let bytes: u64 = report.batches.iter().map(|batch| batch.raw_bytes).sum();
     let exports: u64 = report.batches.iter().map(|batch| batch.exports).sum();
-    println!(
+    out!(
         "Took in {raw} raw objects ({}) and {exports} exports in {:.1} s; rows written:",
         human_bytes(bytes),
         started.elapsed().as_secs_f64()
-    );
+    )?;
     for (name, count) in totals.iter().filter(|(name, _)| **name != "rewritten_days") {
-        println!("  {name:<22} {count:>12}");
+        out!("  {name:<22} {count:>12}")?;
     }
+    Ok(())
 }
 
 async fn plan(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Result<ExitCode> {
@@ -268,27 +270,24 @@ async fn plan(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Res
         batch::plan(lake, &options.all_tables(), &options, previous.as_ref()).await?;
     let live = live::tables(lake, &options.sources).await?;
     if args.format == ReportFormat::Json {
-        println!("{}", serde_json::to_string_pretty(&WholePlan { batch: &next, live: &live })?);
+        out!("{}", serde_json::to_string_pretty(&WholePlan { batch: &next, live: &live })?)?;
     } else {
         if unfinished {
-            println!(
-                "Batch {} was begun and not finished: the next run finishes it.",
-                next.batch - 1
-            );
+            out!("Batch {} was begun and not finished: the next run finishes it.", next.batch - 1)?;
         }
         let bytes: u64 = next.raw.iter().map(|object| object.bytes).sum();
-        println!(
+        out!(
             "Batch {} would take in {} raw objects ({}) and {} exports.",
             next.batch,
             next.raw.len(),
             human_bytes(bytes),
             next.exports.len()
-        );
+        )?;
         let days: Vec<String> = next.touched_days.iter().map(ToString::to_string).collect();
         if !days.is_empty() {
-            println!("Days with events in it: {}", days.join(", "));
+            out!("Days with events in it: {}", days.join(", "))?;
         }
-        print_live(&live);
+        print_live(&live)?;
         let number = history::newest(lake, Series::Snapshots).await?;
         let snapshot: Option<Snapshot> = match number {
             Some(number) => Some(history::read(lake, Series::Snapshots, number).await?),
@@ -301,7 +300,7 @@ async fn plan(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Res
                 true => "it runs",
                 false => "it runs if its inputs change",
             };
-            println!("Job {} -> {} ({mode}, from {inputs}): {when}", job.file, job.table);
+            out!("Job {} -> {} ({mode}, from {inputs}): {when}", job.file, job.table)?;
         }
     }
     for notice in &notices {
@@ -319,7 +318,7 @@ struct WholePlan<'a> {
     live: &'a [LiveTable],
 }
 
-fn print_live(tables: &[LiveTable]) {
+fn print_live(tables: &[LiveTable]) -> anyhow::Result<()> {
     let now = Timestamp::now();
     for table in tables {
         let when = match (table.unfinished, table.read_at, table.due_at) {
@@ -328,8 +327,9 @@ fn print_live(tables: &[LiveTable]) {
             (_, Some(read), _) => format!("it reads it again; read at {read}"),
             _ => "it reads it for the first time".to_owned(),
         };
-        println!("Live {}/{}: {when}", table.source, table.dataset);
+        out!("Live {}/{}: {when}", table.source, table.dataset)?;
     }
+    Ok(())
 }
 
 #[derive(serde::Serialize)]
@@ -359,29 +359,29 @@ struct TableStatus {
 async fn status(args: ReportArgs, lake: &Lake) -> anyhow::Result<ExitCode> {
     let status = gather_status(lake).await?;
     if args.format == ReportFormat::Json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        out!("{}", serde_json::to_string_pretty(&status)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let (Some(batch), Some(finished_at)) = (status.batch, status.finished_at) else {
-        println!("No batch has run yet: `clickmill etl run` takes in what is there.");
+        out!("No batch has run yet: `clickmill etl run` takes in what is there.")?;
         return Ok(ExitCode::SUCCESS);
     };
     let ago = (Timestamp::now().micros() - finished_at.micros()) / 1_000_000;
-    println!("Batch {batch} finished {ago} s ago, at {finished_at}.");
+    out!("Batch {batch} finished {ago} s ago, at {finished_at}.")?;
     if let Some(unfinished) = status.unfinished_batch {
-        println!("Batch {unfinished} was begun and not finished: the next run finishes it.");
+        out!("Batch {unfinished} was begun and not finished: the next run finishes it.")?;
     }
     if let (Some(received), Some(delay)) = (status.newest_event_received_at, status.click_to_row_ms)
     {
-        println!(
+        out!(
             "Newest event: received at {received}, in the tables {:.1} s later.",
             delay as f64 / 1_000.0
-        );
+        )?;
     }
-    print_sources(&status.sources);
-    println!("\n{:<22} {:>12} {:>7} {:>10} {:>8}", "table", "rows", "files", "size", "version");
+    print_sources(&status.sources)?;
+    out!("\n{:<22} {:>12} {:>7} {:>10} {:>8}", "table", "rows", "files", "size", "version")?;
     for table in &status.tables {
-        println!(
+        out!(
             "{:<22} {:>12} {:>7} {:>10} {:>8}{}",
             table.table,
             table.rows,
@@ -389,43 +389,45 @@ async fn status(args: ReportArgs, lake: &Lake) -> anyhow::Result<ExitCode> {
             human_bytes(table.bytes),
             table.version,
             if table.held_back { "  held back: see `etl run`" } else { "" }
-        );
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn print_sources(sources: &[SourceStatus]) {
+fn print_sources(sources: &[SourceStatus]) -> anyhow::Result<()> {
     if sources.is_empty() {
-        return;
+        return Ok(());
     }
-    println!(
+    out!(
         "\n{:<28} {:>8} {:>12} {:>10} {:>10}  data of",
-        "source", "exports", "rows", "deletes", "rejects"
-    );
+        "source",
+        "exports",
+        "rows",
+        "deletes",
+        "rejects"
+    )?;
     for source in sources {
         let name = format!("{}/{}", source.source, source.dataset);
         let ago = human_age((Timestamp::now().micros() - source.newest.micros()) / 1_000_000);
-        println!(
+        out!(
             "{name:<28} {:>8} {:>12} {:>10} {:>10}  {} ({ago} ago)",
             source.exports,
             source.rows_taken,
             source.rows_deleted,
             source.rows_rejected,
             source.newest
-        );
+        )?;
         if let Some(until) = source.complete_until.filter(|until| *until < source.newest) {
-            println!("{:<28} complete until {until}: an export is missing after it", "");
+            out!("{:<28} complete until {until}: an export is missing after it", "")?;
         }
         if source.overlaps > 0 {
-            println!(
-                "{:<28} {} windows overlap others, which changes nothing",
-                "", source.overlaps
-            );
+            out!("{:<28} {} windows overlap others, which changes nothing", "", source.overlaps)?;
         }
         if !source.has_beginning {
-            println!("{:<28} incomplete: there was no full export or load", "");
+            out!("{:<28} incomplete: there was no full export or load", "")?;
         }
     }
+    Ok(())
 }
 
 /// `5 s`, `12 min`, `30 h`, `9 d`.

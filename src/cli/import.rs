@@ -9,6 +9,7 @@ use clap::{Subcommand, ValueEnum};
 use clickmill_delivery::import::{ImportError, Mapping, Progress, Summary, import_events, infer};
 use clickmill_lake::Lake;
 
+use super::out;
 use super::{EXIT_PARTIAL, EXIT_USAGE};
 use crate::context::Context;
 
@@ -76,7 +77,7 @@ enum Format {
 pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let What::Events(args) = args.what;
     if let Some(path) = &args.infer {
-        print!("{}", infer(path).await?);
+        out::text(infer(path).await?)?;
         return Ok(ExitCode::SUCCESS);
     }
     let Some(mapping) = find_mapping(args.mapping.as_deref().unwrap_or_default(), context) else {

@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod etl;
 mod import;
+mod out;
 mod replay;
 mod spool;
 mod sql;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::EXIT_USAGE;
 use super::audit::parse_time;
 use super::collect::stop_signal;
+use super::out::out;
 use crate::context::Context;
 
 /// Take in again what was taken before: raw objects, records of a stream, or rejects after a fix
@@ -166,9 +167,9 @@ async fn stream(lake: &Lake, context: &Context, args: &StreamArgs) -> anyhow::Re
     });
     let report = kinesis::replay(&config, range, lake, &client, &cancel).await?;
     if args.format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        out!("{}", serde_json::to_string_pretty(&report)?)?;
     } else {
-        println!(
+        out!(
             "Of {} records in {} shards {} events and {} rejects were landed; {} records had been \
              landed by a replay before, {} are for `clickmill deliver` to land.",
             report.records,
@@ -177,9 +178,9 @@ async fn stream(lake: &Lake, context: &Context, args: &StreamArgs) -> anyhow::Re
             report.rejects,
             report.landed_before,
             report.yet_to_come,
-        );
+        )?;
         if report.events + report.rejects > 0 {
-            println!("next: clickmill etl run");
+            out!("next: clickmill etl run")?;
         }
     }
     anyhow::ensure!(!cancel.is_cancelled(), "stopped before the end of the range: run it again");
@@ -196,12 +197,12 @@ async fn raw(
     let started = Instant::now();
     let report = replay::raw(lake, &options, &Silent, range).await?;
     if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        out!("{}", serde_json::to_string_pretty(&report)?)?;
         return Ok(());
     }
     let jobs = || report.batches.iter().flat_map(|batch| &batch.jobs);
     let count = |name: &str| -> u64 { jobs().filter_map(|job| job.counts.get(name)).sum() };
-    println!(
+    out!(
         "Took in {} objects again or anew in {:.1} s: {} events, {} extra copies and {} rejects \
          were not in the tables.",
         report.batches.iter().map(|batch| batch.raw_objects).sum::<u64>(),
@@ -209,23 +210,23 @@ async fn raw(
         count("events"),
         count("event_duplicates"),
         count("rejects"),
-    );
+    )?;
     Ok(())
 }
 
 async fn rejects(lake: &Lake, range: &ReplayRange, format: Format) -> anyhow::Result<()> {
     let report = replay::rejects(lake, range).await?;
     if format == Format::Json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        out!("{}", serde_json::to_string_pretty(&report)?)?;
         return Ok(());
     }
     let RejectsReport { looked_at, landed, landed_before, still_rejected } = report;
-    println!(
+    out!(
         "Of {looked_at} rejects {landed} are events by now and were landed, {landed_before} had \
          been landed before, {still_rejected} are none."
-    );
+    )?;
     if landed > 0 {
-        println!("next: clickmill etl run");
+        out!("next: clickmill etl run")?;
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ use clickmill_collector::{BatchLimits, Timestamp};
 use serde_json::{Value, json};
 
 use super::collect::{DEFAULT_SPOOL, SinkChoice};
+use super::out::{self, out};
 use super::{EXIT_FAILED, EXIT_USAGE};
 use crate::context::Context;
 
@@ -120,8 +121,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(EXIT_USAGE));
             };
             match at.format {
-                Format::Text => print!("{}", describe(&report, Timestamp::now())),
-                Format::Json => println!("{}", to_json(&report)),
+                Format::Text => out::text(describe(&report, Timestamp::now()))?,
+                Format::Json => out!("{}", to_json(&report))?,
             }
             Ok(ExitCode::SUCCESS)
         }
@@ -130,8 +131,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(EXIT_USAGE));
             };
             match at.format {
-                Format::Text => print!("{}", verdict(&report)),
-                Format::Json => println!("{}", to_json(&report)),
+                Format::Text => out::text(verdict(&report))?,
+                Format::Json => out!("{}", to_json(&report))?,
             }
             let failed = report.is_damaged();
             Ok(if failed { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })

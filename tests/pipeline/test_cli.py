@@ -3,7 +3,10 @@
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import unittest
 
 import duckdb
 import lakes
@@ -45,6 +48,45 @@ class Help(support.Case):
     def test_a_collector_that_anybody_could_reach_needs_a_write_key(self):
         result = self.clickmill("collect", "--listen", "0.0.0.0:0", code=2)
         self.assertIn("write", result.stderr.decode())
+
+
+class Output(support.Case):
+    """Stdout that takes nothing: a reader that has seen enough is no error, a full disk is one."""
+
+    VERBS = (["etl", "status"], ["etl", "status", "--format", "json"], ["etl", "plan"],
+             ["etl", "plan", "--format", "json"], ["etl", "run"], ["audit"], ["audit", "--format", "json"],
+             ["replay", "rejects"], ["sql", "-c", "SELECT * FROM sessions"])
+
+    def code(self, arguments, stdout):
+        result = subprocess.run([support.BIN, *arguments, "--lake", self.lake], cwd=self.folder, stdout=stdout,
+                                env=support.environment(), stderr=subprocess.PIPE, check=False,
+                                timeout=support.COMMAND_SECONDS)
+        text = result.stderr.decode()
+        self.assertNotIn("panicked", text)
+        return result.returncode, text
+
+    def setUp(self):
+        super().setUp()
+        self.lake = self.folder / "lake"
+        support.copy(lakes.first_days(), self.lake)
+
+    def test_a_reader_that_has_seen_enough_changes_no_exit_code(self):
+        for verb in self.VERBS:
+            with self.subTest(verb):
+                expected, _ = self.code(verb, subprocess.DEVNULL)
+                reader, writer = os.pipe()
+                os.close(reader)
+                code, text = self.code(verb, writer)
+                os.close(writer)
+                self.assertEqual(code, expected, text)
+                self.assertNotIn("pipe", text)
+
+    @unittest.skipUnless(os.path.exists("/dev/full"), "no device that is always full")
+    def test_a_full_disk_ends_with_1_and_says_so(self):
+        with open("/dev/full", "wb") as full:
+            code, text = self.code(["etl", "status"], full)
+        self.assertEqual(code, 1)
+        self.assertIn("cannot write to stdout", text)
 
 
 class Sql(support.Case):
