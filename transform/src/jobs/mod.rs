@@ -36,6 +36,7 @@ mod statements;
 use std::collections::{BTreeMap, BTreeSet};
 
 use clickmill_lake::table::Change;
+use clickmill_schemas::tables::INTERNAL_TABLES;
 use futures::future::BoxFuture;
 
 pub use context::{JobContext, files_in, table_of};
@@ -282,6 +283,8 @@ pub fn with_upstream(
     let mut known = all_tables();
     known.extend(shop.iter().map(|job| job.table.clone()));
     if let Some(name) = wanted.iter().find(|name| !known.contains(*name)) {
+        let is_internal = |name: &String| INTERNAL_TABLES.iter().any(|spec| spec.name == name);
+        known.retain(|name| !is_internal(name));
         return Err(TransformError::UnknownTable {
             name: name.clone(),
             known: known.into_iter().collect::<Vec<_>>().join(", "),
@@ -327,6 +330,8 @@ mod tests {
         let tables = with_upstream(&["sessions".to_owned()], &[]).expect("known");
         assert!(tables.contains("events") && tables.contains("event_duplicates"));
         assert!(!tables.contains("orders"));
-        assert!(with_upstream(&["sesions".to_owned()], &[]).is_err());
+        let told = with_upstream(&["sesions".to_owned()], &[]).expect_err("no table").to_string();
+        assert!(told.contains("sesions") && told.contains("source_exports"), "{told}");
+        assert!(!told.contains("source_keys"), "{told}");
     }
 }

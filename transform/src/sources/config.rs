@@ -5,16 +5,19 @@
 //! named is a column of its table, every format parses.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use clickmill_schemas::tables::Kind;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Dataset;
 use super::columns;
+use super::datasets::{check_any, with_datasets};
 use super::lines;
 use super::value::Rule;
 
-pub use super::datasets::Datasets;
 pub use super::dms_config::{DmsMapping, DmsSource};
 pub use super::expect::{Age, Expect};
 pub use super::live::config::{DatabaseSource, Incremental, LiveMapping, Overlap, ScanSource, Tls};
@@ -47,19 +50,18 @@ pub enum SourceConfig {
     DynamodbScan(Box<ScanSource>),
 }
 
-/// A folder of database exports.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ExportSource {
-    /// The folder that holds the exports, or one export: a path, `file:///...`,
-    /// `s3://bucket/prefix`, or `lake:exports/rds` for a folder of the lake.
-    pub path: String,
-    /// Which table holds which dataset.
-    #[serde(flatten)]
-    pub datasets: Datasets<TableMapping>,
-    /// What would be strange of it.
-    #[serde(default)]
-    pub expect: Expect,
+with_datasets! {
+    /// A folder of database exports.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct ExportSource<TableMapping> {
+        /// The folder that holds the exports, or one export: a path, `file:///...`,
+        /// `s3://bucket/prefix`, or `lake:exports/rds` for a folder of the lake.
+        pub path: String,
+        /// What would be strange of it.
+        #[serde(default)]
+        pub expect: Expect,
+    }
 }
 
 /// One table of a database export.
@@ -74,38 +76,37 @@ pub struct TableMapping {
     pub columns: BTreeMap<String, ColumnMapping>,
 }
 
-/// CSV, JSON or Parquet files.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FilesSource {
-    /// A file, a folder, or either with `*`, `?`, `[...]` and `**` in it.
-    pub path: String,
-    /// `csv`, `jsonl` or `parquet`.
-    pub format: FileFormat,
-    /// Of a CSV: what stands between the values, one ASCII character.
-    #[serde(default = "comma")]
-    pub delimiter: char,
-    /// Of a CSV: whether the first row names the columns.
-    #[serde(default = "yes")]
-    pub header: bool,
-    /// Of a CSV: the columns' names where no header gives them, or in its place.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub names: Vec<String>,
-    /// Of a CSV's text.
-    #[serde(default)]
-    pub encoding: Encoding,
-    /// When the data was like this; by default the object's last modification.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub exported_at: Option<ExportedAt>,
-    /// Which files hold which dataset, and how.
-    #[serde(flatten)]
-    pub datasets: Datasets<FilesMapping>,
-    /// Files of order lines, each with its order's fields.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lines: Option<LinesMapping>,
-    /// What would be strange of it.
-    #[serde(default)]
-    pub expect: Expect,
+with_datasets! {
+    /// CSV, JSON or Parquet files.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct FilesSource<FilesMapping> {
+        /// A file, a folder, or either with `*`, `?`, `[...]` and `**` in it.
+        pub path: String,
+        /// `csv`, `jsonl` or `parquet`.
+        pub format: FileFormat,
+        /// Of a CSV: what stands between the values, one ASCII character.
+        #[serde(default = "comma")]
+        pub delimiter: char,
+        /// Of a CSV: whether the first row names the columns.
+        #[serde(default = "yes")]
+        pub header: bool,
+        /// Of a CSV: the columns' names where no header gives them, or in its place.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        pub names: Vec<String>,
+        /// Of a CSV's text.
+        #[serde(default)]
+        pub encoding: Encoding,
+        /// When the data was like this; by default the object's last modification.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub exported_at: Option<ExportedAt>,
+        /// Files of order lines, each with its order's fields.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub lines: Option<LinesMapping>,
+        /// What would be strange of it.
+        #[serde(default)]
+        pub expect: Expect,
+    }
 }
 
 /// The encoding of `kind = "files"`.
@@ -207,7 +208,7 @@ pub enum LinesYield {
 }
 
 /// Where a column's values come from: the name of a column, or more.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum ColumnMapping {
     /// `total = "order_total"`
@@ -291,7 +292,7 @@ impl SourceConfig {
     fn check(&self) -> Result<(), String> {
         match self {
             Self::RdsExport(source) | Self::DynamodbExport(source) => {
-                for (dataset, mapping) in source.datasets.mappings() {
+                for (dataset, mapping) in source.mappings() {
                     check_columns(dataset.section(), &[dataset], &mapping.columns)?;
                 }
                 Ok(())
@@ -352,11 +353,11 @@ impl FilesSource {
         if self.format == FileFormat::Csv && !self.header && self.names.is_empty() {
             return Err("] header = false needs names = [...], the columns' names in order".into());
         }
-        for (dataset, mapping) in self.datasets.mappings() {
+        for (dataset, mapping) in self.mappings() {
             check_columns(dataset.section(), &[dataset], &mapping.columns)?;
         }
         let Some(mapping) = &self.lines else {
-            return self.datasets.check_any(", .carts or .lines");
+            return check_any(self.mappings(), ", .carts or .lines");
         };
         check_columns("lines", &lines::DATASETS, &mapping.columns)?;
         for needed in lines::REQUIRED {
@@ -387,6 +388,32 @@ pub(super) fn check_columns(
         mapping.check(kind).map_err(at)?;
     }
     Ok(())
+}
+
+/// By hand, since of an untagged enum serde does not say which key is wrong.
+impl<'de> Deserialize<'de> for ColumnMapping {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct NameOrRule;
+
+        impl<'de> Visitor<'de> for NameOrRule {
+            type Value = ColumnMapping;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of a column, or { column = \"...\", ... }")
+            }
+
+            fn visit_str<E: de::Error>(self, name: &str) -> Result<ColumnMapping, E> {
+                Ok(ColumnMapping::Column(name.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, rule: A) -> Result<ColumnMapping, A::Error> {
+                let rule = ColumnRule::deserialize(MapAccessDeserializer::new(rule))?;
+                Ok(ColumnMapping::Rule(Box::new(rule)))
+            }
+        }
+
+        from.deserialize_any(NameOrRule)
+    }
 }
 
 impl ColumnMapping {

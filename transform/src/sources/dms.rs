@@ -105,11 +105,8 @@ pub(super) async fn discover(
 
 /// The datasets to look for; the flag says whether a missing one is reported.
 fn wanted(source: &DmsSource) -> Vec<(Dataset, DmsMapping, bool)> {
-    let mapped: Vec<_> = source
-        .datasets
-        .mappings()
-        .map(|(dataset, mapping)| (dataset, mapping.clone(), true))
-        .collect();
+    let mapped: Vec<_> =
+        source.mappings().map(|(dataset, mapping)| (dataset, mapping.clone(), true)).collect();
     if !mapped.is_empty() {
         return mapped;
     }

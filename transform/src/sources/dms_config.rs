@@ -5,40 +5,40 @@ use std::collections::BTreeMap;
 use clickmill_schemas::tables::Kind;
 use serde::{Deserialize, Serialize};
 
-use super::config::{ColumnMapping, Datasets, Expect, check_columns, comma};
+use super::config::{ColumnMapping, Expect, check_columns, comma};
+use super::datasets::with_datasets;
 use super::value::Rule;
 
-/// Full loads and change capture that DMS wrote to S3.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DmsSource {
-    /// The folder above the schemas' folders.
-    pub path: String,
-    /// Of a CSV: what stands between the values, one ASCII character (`CsvDelimiter`).
-    #[serde(default = "comma")]
-    pub delimiter: char,
-    /// Of a CSV: whether the first row names the columns (`AddColumnName`).
-    #[serde(default)]
-    pub header: bool,
-    /// Of a CSV: what stands for NULL (`CsvNullValue`), beside nothing at all.
-    #[serde(default = "null_text")]
-    pub null: String,
-    /// The column of I, U or D in Parquet and in a CSV with a header; without one it is
-    /// the first field.
-    #[serde(default = "op")]
-    pub operation_column: String,
-    /// The column of the commit's time (`TimestampColumnName`), where the task writes one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub time_column: Option<String>,
-    /// When the full load was made; by default when its files were last written.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loaded_at: Option<String>,
-    /// Which table holds which dataset.
-    #[serde(flatten)]
-    pub datasets: Datasets<DmsMapping>,
-    /// What would be strange of it.
-    #[serde(default)]
-    pub expect: Expect,
+with_datasets! {
+    /// Full loads and change capture that DMS wrote to S3.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct DmsSource<DmsMapping> {
+        /// The folder above the schemas' folders.
+        pub path: String,
+        /// Of a CSV: what stands between the values, one ASCII character (`CsvDelimiter`).
+        #[serde(default = "comma")]
+        pub delimiter: char,
+        /// Of a CSV: whether the first row names the columns (`AddColumnName`).
+        #[serde(default)]
+        pub header: bool,
+        /// Of a CSV: what stands for NULL (`CsvNullValue`), beside nothing at all.
+        #[serde(default = "null_text")]
+        pub null: String,
+        /// The column of I, U or D in Parquet and in a CSV with a header; without one it is
+        /// the first field.
+        #[serde(default = "op")]
+        pub operation_column: String,
+        /// The column of the commit's time (`TimestampColumnName`), where the task writes one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub time_column: Option<String>,
+        /// When the full load was made; by default when its files were last written.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub loaded_at: Option<String>,
+        /// What would be strange of it.
+        #[serde(default)]
+        pub expect: Expect,
+    }
 }
 
 /// One table of change capture.
@@ -65,7 +65,7 @@ impl DmsSource {
             let rule = Rule::new(Kind::Timestamp, None)?;
             rule.time(text).map_err(|problem| format!("] loaded_at: {problem}"))?;
         }
-        for (dataset, mapping) in self.datasets.mappings() {
+        for (dataset, mapping) in self.mappings() {
             let section = dataset.section();
             if let Some(name) = super::dms::twice(&mapping.names) {
                 return Err(format!(".{section}] names `{name}` twice"));

@@ -88,7 +88,7 @@ pub(super) async fn discover(
             }),
         }
     }
-    for (dataset, mapping) in source.datasets.mappings() {
+    for (dataset, mapping) in source.mappings() {
         if found.exports[before..].iter().any(|export| export.dataset == dataset) {
             continue;
         }
@@ -192,11 +192,11 @@ impl Manifest {
     }
 
     fn export(self, name: &str, source: &ExportSource) -> Result<Export, Refusal> {
-        let named = source.datasets.mappings().find(|(dataset, mapping)| {
+        let named = source.mappings().find(|(dataset, mapping)| {
             mapping.table.as_deref().unwrap_or(dataset.section()) == self.table
         });
         let by_name = || {
-            let is_open = source.datasets.mappings().next().is_none();
+            let is_open = source.mappings().next().is_none();
             Some((guess(&self.table).filter(|_| is_open)?, TableMapping::default()))
         };
         let mapped = named.map(|(dataset, mapping)| (dataset, mapping.clone())).or_else(by_name);

@@ -143,7 +143,6 @@ fn wanted<'a>(source: &'a FilesSource, pattern: Option<&str>) -> Vec<Wanted<'a>>
         (None, None) => by_default.iter().map(|text| (*text).to_owned()).collect(),
     };
     let mut list: Vec<Wanted<'a>> = source
-        .datasets
         .mappings()
         .map(|(dataset, mapping)| {
             let name = dataset.section();

@@ -45,7 +45,7 @@ pub(super) async fn discover(
         })
         .collect();
     notices.report_loose_files(&place, &objects, &infos);
-    if infos.is_empty() && source.datasets.mappings().next().is_some() {
+    if infos.is_empty() && source.mappings().next().is_some() {
         notices.say(
             &source.path,
             "there is no export with an export_info_*.json; nothing is taken",
@@ -103,11 +103,8 @@ pub(super) async fn discover(
 
 /// The datasets to look for; the flag says whether a missing one is reported.
 fn wanted(source: &ExportSource) -> Vec<(Dataset, TableMapping, bool)> {
-    let mapped: Vec<_> = source
-        .datasets
-        .mappings()
-        .map(|(dataset, mapping)| (dataset, mapping.clone(), true))
-        .collect();
+    let mapped: Vec<_> =
+        source.mappings().map(|(dataset, mapping)| (dataset, mapping.clone(), true)).collect();
     if !mapped.is_empty() {
         return mapped;
     }

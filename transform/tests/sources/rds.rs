@@ -323,4 +323,35 @@ fn a_configuration_with_a_mistake_is_refused_with_its_name() {
         let error = config(&format!("[sources.shop]\n{text}")).unwrap_err();
         assert!(error.contains(told), "{text}\n{error}");
     }
+    let datasets = "`orders`, `order_items`, `customers`, `products`, `carts`";
+    let sources = [
+        ("rds-export", "path = \"x\""),
+        ("dynamodb-export", "path = \"x\""),
+        ("dms", "path = \"x\""),
+        ("files", "path = \"x\"\nformat = \"csv\""),
+        ("postgresql", "host = \"x\"\ndatabase = \"x\"\nuser = \"x\""),
+        ("mysql", "host = \"x\"\ndatabase = \"x\"\nuser = \"x\""),
+        ("dynamodb-scan", ""),
+    ];
+    for (kind, needed) in sources {
+        let error =
+            |text: &str| config(&format!("[sources.shop]\nkind = \"{kind}\"\n{text}")).unwrap_err();
+        for (text, unknown) in [
+            // A key that is needed and lacks says less than the one in its place.
+            ("pathh = \"x\"".to_owned(), "pathh"),
+            (format!("{needed}\n[sources.shop.orderz]"), "orderz"),
+        ] {
+            let told = error(&text);
+            assert!(told.contains(&format!("unknown field `{unknown}`")), "{kind}: {told}");
+            assert!(told.contains(datasets), "{kind}: {told}");
+        }
+        let told =
+            error(&format!("{needed}\n[sources.shop.orders.columns]\ntotal = {{ colum = \"t\" }}"));
+        assert!(
+            told.contains("unknown field `colum`, expected one of `column`,"),
+            "{kind}: {told}"
+        );
+        let told = error(&format!("{needed}\n[sources.shop.orders.columns]\ntotal = 7"));
+        assert!(told.contains("expected the name of a column, or {"), "{kind}: {told}");
+    }
 }

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::config::{ColumnMapping, Datasets, TableMapping, check_columns};
+use super::super::config::{ColumnMapping, TableMapping, check_columns};
+use super::super::datasets::{check_any, with_datasets};
 use super::super::expect::{Age, Expect};
 
 /// The rows that one query asks for.
@@ -17,43 +18,42 @@ const MAX_SEGMENTS: u32 = 1_000;
 /// The least time between two reads of a table, seconds.
 const READ_EVERY_SECONDS: u64 = 600;
 
-/// A PostgreSQL or MySQL database.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DatabaseSource {
-    /// Host name or address; of PostgreSQL also the folder of its socket.
-    pub host: String,
-    /// By default 5432 and 3306.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
-    /// The database.
-    pub database: String,
-    /// Who reads; needs SELECT and nothing more.
-    pub user: String,
-    /// The environment variable that holds the password.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password_env: Option<String>,
-    /// The file that holds the password, and a line break at most.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub password_file: Option<PathBuf>,
-    /// Whether the connection is encrypted, and the server proves who it is.
-    #[serde(default)]
-    pub tls: Tls,
-    /// Certificates that are trusted, PEM; by default those of the machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// The least time between two reads of a table.
-    #[serde(default = "read_every")]
-    pub read_every: Age,
-    /// Rows that one query asks for.
-    #[serde(default = "page_rows")]
-    pub page_rows: u32,
-    /// Which table holds which dataset.
-    #[serde(flatten)]
-    pub datasets: Datasets<LiveMapping>,
-    /// What would be strange of it.
-    #[serde(default)]
-    pub expect: Expect,
+with_datasets! {
+    /// A PostgreSQL or MySQL database.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct DatabaseSource<LiveMapping> {
+        /// Host name or address; of PostgreSQL also the folder of its socket.
+        pub host: String,
+        /// By default 5432 and 3306.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub port: Option<u16>,
+        /// The database.
+        pub database: String,
+        /// Who reads; needs SELECT and nothing more.
+        pub user: String,
+        /// The environment variable that holds the password.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub password_env: Option<String>,
+        /// The file that holds the password, and a line break at most.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub password_file: Option<PathBuf>,
+        /// Whether the connection is encrypted, and the server proves who it is.
+        #[serde(default)]
+        pub tls: Tls,
+        /// Certificates that are trusted, PEM; by default those of the machine.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub ca_file: Option<PathBuf>,
+        /// The least time between two reads of a table.
+        #[serde(default = "read_every")]
+        pub read_every: Age,
+        /// Rows that one query asks for.
+        #[serde(default = "page_rows")]
+        pub page_rows: u32,
+        /// What would be strange of it.
+        #[serde(default)]
+        pub expect: Expect,
+    }
 }
 
 /// How a connection is protected.
@@ -102,7 +102,7 @@ pub struct Incremental {
 
 /// How far an incremental read reaches back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "overlap must be a time such as \"10m\", or a number")]
 pub enum Overlap {
     /// Of a column of integers.
     Number(u32),
@@ -110,28 +110,27 @@ pub enum Overlap {
     Time(Age),
 }
 
-/// Tables of DynamoDB, by parallel scan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ScanSource {
-    /// The share of a table's read capacity that a scan may use, percent.
-    #[serde(default = "capacity_percent")]
-    pub capacity_percent: u8,
-    /// A table's read capacity, units a second, where it has none of its own (on demand).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_demand_units: Option<u32>,
-    /// Into how many parts a table is split; they are read side by side.
-    #[serde(default = "segments")]
-    pub segments: u32,
-    /// The least time between two reads of a table.
-    #[serde(default = "read_every")]
-    pub read_every: Age,
-    /// Which table holds which dataset.
-    #[serde(flatten)]
-    pub datasets: Datasets<TableMapping>,
-    /// What would be strange of it.
-    #[serde(default)]
-    pub expect: Expect,
+with_datasets! {
+    /// Tables of DynamoDB, by parallel scan.
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct ScanSource<TableMapping> {
+        /// The share of a table's read capacity that a scan may use, percent.
+        #[serde(default = "capacity_percent")]
+        pub capacity_percent: u8,
+        /// A table's read capacity, units a second, where it has none of its own (on demand).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub on_demand_units: Option<u32>,
+        /// Into how many parts a table is split; they are read side by side.
+        #[serde(default = "segments")]
+        pub segments: u32,
+        /// The least time between two reads of a table.
+        #[serde(default = "read_every")]
+        pub read_every: Age,
+        /// What would be strange of it.
+        #[serde(default)]
+        pub expect: Expect,
+    }
 }
 
 impl DatabaseSource {
@@ -143,8 +142,8 @@ impl DatabaseSource {
         if self.page_rows == 0 || self.page_rows > MAX_PAGE_ROWS {
             return Err(format!("] page_rows must be from 1 to {MAX_PAGE_ROWS}"));
         }
-        self.datasets.check_any(" or .carts")?;
-        for (dataset, mapping) in self.datasets.mappings() {
+        check_any(self.mappings(), " or .carts")?;
+        for (dataset, mapping) in self.mappings() {
             check_columns(dataset.section(), &[dataset], &mapping.columns)?;
         }
         Ok(())
@@ -163,8 +162,8 @@ impl ScanSource {
         if self.on_demand_units == Some(0) {
             return Err("] on_demand_units must not be 0".to_owned());
         }
-        self.datasets.check_any(" or .carts")?;
-        for (dataset, mapping) in self.datasets.mappings() {
+        check_any(self.mappings(), " or .carts")?;
+        for (dataset, mapping) in self.mappings() {
             check_columns(dataset.section(), &[dataset], &mapping.columns)?;
         }
         Ok(())

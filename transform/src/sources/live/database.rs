@@ -97,7 +97,7 @@ pub(super) async fn pull(
         _ => return,
     };
     let mut connected: Option<Box<dyn Database>> = None;
-    for (dataset, mapping) in config.datasets.mappings() {
+    for (dataset, mapping) in config.mappings() {
         let table = Table { lake, source: name, dataset };
         let read = Read { table, place: source.place(), config, mapping };
         match read.is_due(dialect).await {

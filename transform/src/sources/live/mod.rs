@@ -107,12 +107,11 @@ pub async fn tables(lake: &Lake, config: &SourcesConfig) -> Result<Vec<LiveTable
     let mut tables = Vec::new();
     for (name, source) in config.iter() {
         let (every, datasets): (Age, Vec<Dataset>) = match source {
-            SourceConfig::Postgresql(database) | SourceConfig::Mysql(database) => (
-                database.read_every,
-                database.datasets.mappings().map(|(dataset, _)| dataset).collect(),
-            ),
+            SourceConfig::Postgresql(database) | SourceConfig::Mysql(database) => {
+                (database.read_every, database.mappings().map(|(dataset, _)| dataset).collect())
+            }
             SourceConfig::DynamodbScan(scan) => {
-                (scan.read_every, scan.datasets.mappings().map(|(dataset, _)| dataset).collect())
+                (scan.read_every, scan.mappings().map(|(dataset, _)| dataset).collect())
             }
             _ => continue,
         };

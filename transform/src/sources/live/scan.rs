@@ -38,7 +38,7 @@ const MAX_ITEMS: i32 = 10_000;
 /// Reads the tables of a source that are due. What fails is told.
 pub(super) async fn pull(lake: &Lake, name: &str, scan: &ScanSource, notices: &mut Vec<Notice>) {
     let mut client = None;
-    for (dataset, mapping) in scan.datasets.mappings() {
+    for (dataset, mapping) in scan.mappings() {
         let table = Table { lake, source: name, dataset };
         let read = Read { table, scan, mapping };
         let outcome = async {
