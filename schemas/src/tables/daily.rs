@@ -79,8 +79,8 @@ pub const SEARCH_DAILY: TableSpec = TableSpec {
     doc: "What visitors looked for, what they found, and what came of it; without bots and sessions \
           of bots. A search is followed by what comes in its session before the next search; a purchase \
           counts for every search before it in the session. A search found nothing where its event says \
-          so (`results`, `result_count`, ... of its properties is 0), or shows neither a number nor \
-          products while other searches of that day in the same application show them.",
+          so: `results`, `result_count`, ... of its properties is 0, or its list of products is empty. \
+          One that says neither a number nor products is not among those.",
     key: &["search_query", "dt"],
     sort: &["search_query"],
     stats: &["search_query"],
@@ -89,7 +89,7 @@ pub const SEARCH_DAILY: TableSpec = TableSpec {
         required("search_query", Kind::Utf8, "As typed, in lower case, spaces trimmed and joined"),
         required("searches", Kind::Int64, "search events"),
         required("searchers", Kind::Int64, "Visitors who searched for it"),
-        required("zero_results", Kind::Int64, "Searches that found nothing"),
+        required("zero_results", Kind::Int64, "Searches that say that they found nothing"),
         required("clicks", Kind::Int64, "Searches followed by a click on, or a view of, a product"),
         required("carts", Kind::Int64, "Searches followed by an add_to_cart"),
         required("purchases", Kind::Int64, "Searches with a purchase later in their session"),

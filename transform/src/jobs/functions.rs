@@ -23,6 +23,9 @@ const RESULT_COUNTS: &[&str] = &[
     "total_results",
     "search_results",
 ];
+/// Names under which trackers send the results themselves. Those that fit are in the event's
+/// items; a list without any stays here.
+const RESULT_LISTS: &[&str] = &["products", "items"];
 /// Names under which trackers send the hash of a mail address.
 const EMAIL_HASHES: &[&str] =
     &["email_hash", "emailHash", "hashed_email", "email_sha256", "sha256_email_address"];
@@ -81,14 +84,17 @@ fn texts<const N: usize>(arguments: &[ColumnarValue]) -> Result<[ArrayRef; N], D
     })
 }
 
-/// How many results a search says it had.
+/// How many results a search says it had, by a number or by a list of them.
 fn result_count(properties: &str) -> Option<i64> {
     let Ok(Value::Object(properties)) = serde_json::from_str(properties) else { return None };
-    RESULT_COUNTS.iter().find_map(|name| match properties.get(*name)? {
+    let count = |value: &Value| match value {
         Value::Number(number) => number.as_i64(),
         Value::String(text) => text.trim().parse().ok(),
+        Value::Array(list) => i64::try_from(list.len()).ok(),
         _ => None,
-    })
+    };
+    let names = RESULT_COUNTS.iter().chain(RESULT_LISTS);
+    names.filter_map(|name| properties.get(*name)).find_map(count)
 }
 
 /// The hash of a mail address, at the top or among `traits`: as sent, in lower
@@ -118,6 +124,10 @@ mod tests {
             (r#"{"results": 0}"#, Some(0)),
             (r#"{"result_count":"12"}"#, Some(12)),
             (r#"{"results":[1,2],"num_results":2}"#, Some(2)),
+            (r#"{"products":[]}"#, Some(0)),
+            (r#"{"products":[],"total_results":"40"}"#, Some(40)),
+            (r#"{"items":[{}]}"#, Some(1)),
+            (r#"{"products":null,"results":true}"#, None),
             (r#"{"query":"results"}"#, None),
             ("[0]", None),
             ("", None),

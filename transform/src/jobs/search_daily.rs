@@ -1,5 +1,9 @@
 //! `events` + `sessions` -> `search_daily`.
 //!
+//! A search found nothing where its own event says so. One that says nothing of it, as
+//! of a client that does not know, is none of those, whatever other clients of the same
+//! application say of theirs.
+//!
 //! What follows a search lies in its session, which may go on on the next day
 //! and began on the day before at the earliest ([`crate::sessionize::CAP`]).
 
@@ -31,7 +35,7 @@ WHERE e.event_name = 'search'";
 
 const COMPUTED: &str = "
 WITH steps AS (
-  SELECT e.app_id, e.event_name, e.visitor_id, e.session_id, e.session_seq, e.dt,
+  SELECT e.event_name, e.visitor_id, e.session_id, e.session_seq, e.dt,
     nullif(lower(trim(regexp_replace(e.search_query, '\\s+', ' ', 'g'))), '') AS search_query,
     CASE WHEN e.event_name = 'search' THEN
       coalesce(result_count(e.properties), nullif(CAST(array_length(e.items) AS BIGINT), 0)) END AS shown
@@ -53,25 +57,20 @@ bought AS (
   SELECT session_id, max(session_seq) AS last_seq FROM placed WHERE event_name = 'purchase'
   GROUP BY session_id
 ),
-telling AS (
-  SELECT app_id, dt, count(shown) > 0 AS tells FROM steps WHERE event_name = 'search'
-  GROUP BY app_id, dt
-),
 searched AS (
-  SELECT app_id, visitor_id, search_query, shown, dt, session_id, session_seq, nth FROM placed
+  SELECT visitor_id, search_query, shown, dt, session_id, session_seq, nth FROM placed
   WHERE event_name = 'search'
   UNION ALL
-  SELECT app_id, visitor_id, search_query, shown, dt, NULL, NULL, NULL FROM steps
+  SELECT visitor_id, search_query, shown, dt, NULL, NULL, NULL FROM steps
   WHERE event_name = 'search' AND session_id IS NULL
 ),
 judged AS (
   SELECT s.search_query, s.visitor_id, s.dt,
-    coalesce(s.shown = 0, t.tells) AS found_nothing,
+    s.shown = 0 AS found_nothing,
     coalesce(f.clicked, false) AS clicked, coalesce(f.carted, false) AS carted,
     coalesce(b.last_seq > s.session_seq, false) AS purchased
   FROM searched s
   JOIN days d ON s.dt = d.dt
-  JOIN telling t ON s.app_id = t.app_id AND s.dt = t.dt
   LEFT JOIN followed f ON s.session_id = f.session_id AND s.nth = f.nth
   LEFT JOIN bought b ON s.session_id = b.session_id
   WHERE s.search_query IS NOT NULL

@@ -232,6 +232,33 @@ async fn daily_jobs_run_once_a_day_where_told_to_and_catch_up_when_asked() {
 }
 
 #[tokio::test]
+async fn a_search_found_nothing_where_it_says_so_itself_whatever_others_of_the_day_say() {
+    let mut shop = Shop::new().await;
+    let search = |query: &str, found: usize, properties: Option<&str>| {
+        let mut event = view(query, query, "2026-03-10T10:00:00Z");
+        event.event_name = "search".into();
+        event.search_query = Some(query.to_owned().into());
+        event.items = (0..found).map(|n| item(n, 1)).collect();
+        event.properties = properties.map(|text| RawJson::parse(text).expect("JSON").into_owned());
+        event
+    };
+    shop.land(&[
+        search("shows", 2, None),
+        search("counts", 0, Some(r#"{"results":7}"#)),
+        search("counts none", 0, Some(r#"{"results":0}"#)),
+        search("shows none", 0, Some(r#"{"products":[]}"#)),
+        // As of a second client of the same application, which does not know.
+        search("silent", 0, None),
+        search("silent with properties", 0, Some(r#"{"sort":"price"}"#)),
+    ])
+    .await;
+    shop.run().await;
+    let nothing = "SELECT search_query FROM search_daily WHERE zero_results = 1 ORDER BY 1";
+    assert_eq!(shop.sql(nothing).await, ["counts none", "shows none"]);
+    assert_eq!(shop.sql("SELECT sum(searches) FROM search_daily").await, ["6"]);
+}
+
+#[tokio::test]
 async fn a_late_search_leaves_the_facts_of_other_days_alone() {
     let mut shop = Shop::new().await;
     let search = |id: &str, time: &str, found: usize| {
@@ -253,7 +280,6 @@ async fn a_late_search_leaves_the_facts_of_other_days_alone() {
     .await;
     shop.run().await;
     let facts = "SELECT dt, searches, zero_results FROM search_daily";
-    // On the 11th nobody says how much was found: then nothing is known of it.
     assert_eq!(shop.sql(facts).await, ["2026-03-10|1|0", "2026-03-11|1|0", "2026-03-12|1|0"]);
     let tables = ["search_daily", "funnel_daily", "abandoned_carts", "interactions"];
     let mut before = Vec::new();
@@ -264,7 +290,7 @@ async fn a_late_search_leaves_the_facts_of_other_days_alone() {
     }
     shop.land(&[search("late", "2026-03-11T11:00:00Z", 2)]).await;
     shop.run().await;
-    assert_eq!(shop.sql(facts).await, ["2026-03-10|1|0", "2026-03-11|2|1", "2026-03-12|1|0"]);
+    assert_eq!(shop.sql(facts).await, ["2026-03-10|1|0", "2026-03-11|2|0", "2026-03-12|1|0"]);
     let mut changed = Vec::new();
     let mut before = before.into_iter();
     for table in tables {

@@ -368,6 +368,10 @@ fn event(
     }
     if name == "search" {
         event.search_query = Some(SEARCHES[dice.roll(SEARCHES.len() as u64) as usize].into());
+        if event.items.is_empty() && dice.roll(2) == 0 {
+            event.properties =
+                Some(RawJson::parse(r#"{"products":[]}"#).expect("JSON").into_owned());
+        }
     }
     if name == "purchase" {
         event.order_id = Some(format!("o{}", dice.roll(5)).into());

@@ -88,8 +88,9 @@ fn signs(placed: &[Placed<'_>], exports: &Exports) -> Signs {
         }
         if let Some(sent) = &event.properties {
             let sent: serde_json::Value = serde_json::from_str(sent.get()).expect("JSON");
-            let hash = sent["traits"]["email_hash"].as_str().expect("the only ones sent here");
-            add(visitor, 2, hash, at.date().to_string(), at.micros());
+            if let Some(hash) = sent["traits"]["email_hash"].as_str() {
+                add(visitor, 2, hash, at.date().to_string(), at.micros());
+            }
         }
     }
     let purchases = purchases(placed);

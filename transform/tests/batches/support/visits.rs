@@ -65,11 +65,6 @@ fn search_daily(placed: &[Placed<'_>], sessions: &Sessions<'_>) -> Vec<String> {
             })
     };
     let searches: Vec<&Placed<'_>> = placed.iter().filter(counted).collect();
-    let telling: BTreeSet<i32> = searches
-        .iter()
-        .filter(|row| !row.event.items.is_empty())
-        .map(|row| row.event.event_ts().date().days())
-        .collect();
     let mut all: BTreeMap<(String, String), Searched<'_>> = BTreeMap::new();
     for row in searches {
         let typed = row.event.search_query.as_deref().expect("set");
@@ -78,8 +73,8 @@ fn search_daily(placed: &[Placed<'_>], sessions: &Sessions<'_>) -> Vec<String> {
         let facts = all.entry((query, day.to_string())).or_default();
         facts.searches += 1;
         facts.searchers.extend(row.event.visitor_id());
-        let none = row.event.items.is_empty() && telling.contains(&day.days());
-        facts.zero_results += i64::from(none);
+        // All that a history's searches have there is an empty list of products.
+        facts.zero_results += i64::from(row.event.properties.is_some());
         let Some((first, seq)) = row.session else { continue };
         let session = &sessions[&(row.event.visitor_id().expect("has a session"), first)];
         let after: Vec<_> =
