@@ -61,6 +61,7 @@ pub async fn change(
     fulls.extend(new.iter().cloned());
     fulls.sort();
     let notices = new.iter().flat_map(|full| strange(context, full, &fulls)).collect();
+    let notices = Notice::folded(notices);
     // One that was taken again and says the same is there already.
     let mut sorted: Vec<&ExportCounts> =
         exports.iter().filter(|counts| !taken.contains(&Taken::from(*counts))).collect();
@@ -90,23 +91,20 @@ impl From<&ExportCounts> for Taken {
 
 /// What is strange of a full export beside the one before it, if there is one.
 fn strange(context: &JobContext<'_>, full: &Taken, all: &[Taken]) -> Vec<Notice> {
-    // A load is in several files, none of which has it all.
-    let is_part = full.content == Content::Load.name();
+    let config = context.options.sources.get(&full.source);
+    let expected = config.and_then(|config| config.expect().at_least_percent);
+    // A load is in several files, none of which has it all, and so may other files be.
+    let is_alone = full.content == Content::Load.name()
+        || (matches!(config, Some(SourceConfig::Files(_))) && expected.is_none());
     let of_same = |other: &&Taken| {
         (&other.source, &other.dataset) == (&full.source, &full.dataset)
-            && (!is_part || other.export_id == full.export_id)
+            && (!is_alone || other.export_id == full.export_id)
     };
     let earlier = |other: &&Taken| {
         (other.exported_at, &other.export_id) < (full.exported_at, &full.export_id)
     };
     let Some(before) = all.iter().filter(of_same).rfind(earlier) else { return Vec::new() };
-    let config = context.options.sources.get(&full.source);
-    let by_default = match config {
-        Some(SourceConfig::Files(_)) if before.export_id != full.export_id => 0,
-        _ => AT_LEAST_PERCENT,
-    };
-    let expected = config.and_then(|config| config.expect().at_least_percent);
-    let percent = i64::from(expected.unwrap_or(by_default));
+    let percent = i64::from(expected.unwrap_or(AT_LEAST_PERCENT));
     let notice = |severity, problem: String, advice: &str| Notice {
         source: full.source.clone(),
         subject: full.export_id.clone(),
@@ -125,13 +123,12 @@ fn strange(context: &JobContext<'_>, full: &Taken, all: &[Taken]) -> Vec<Notice>
             "look whether the export is whole; expect.at_least_percent says how much less is told",
         ));
     }
+    // By the same words of every file, as after a whole folder was copied again.
+    let same_as = if is_alone { "before" } else { &before.export_id };
     if percent > 0 && full.rows > 0 && full.fingerprint == before.fingerprint {
         notices.push(notice(
             Severity::Remark,
-            format!(
-                "it says the same of {} as {}: nothing changed",
-                full.dataset, before.export_id
-            ),
+            format!("it says the same of {} as {same_as}: nothing changed", full.dataset),
             "look whether the export job still reads the live data",
         ));
     }

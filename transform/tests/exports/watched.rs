@@ -172,17 +172,31 @@ async fn a_file_is_compared_with_its_former_self_and_with_others_where_a_share_i
     let notices = told_of(&shop, "orders").await;
     assert!(notices.len() == 1 && notices[0].contains("nothing changed"), "{notices:#?}");
     shop.write("in/orders-2.csv", orders(0, "open"));
+    shop.write("in/orders-1.csv", orders(9, "paid"));
     let notices = told_of(&shop, "orders").await;
     assert!(notices.len() == 1 && notices[0].starts_with("Problem"), "{notices:#?}");
     assert!(notices[0].contains("it has 0 rows for orders, orders-2.csv had 2"), "{notices:#?}");
+    for file in ["in/orders-3.csv", "in/orders-1.csv", "in/orders-3.csv"] {
+        shop.write(file, orders(9, "paid"));
+        shop.run_tables(&["orders"]).await;
+    }
+    for file in ["in/orders-3.csv", "in/orders-1.csv"] {
+        shop.write(file, orders(9, "paid"));
+    }
+    let notices = told_of(&shop, "orders").await;
+    assert_eq!(notices.len(), 1, "of a folder that was copied again: {notices:#?}");
+    assert!(
+        notices[0].contains(" and 1 more: it says the same of orders as before"),
+        "{notices:#?}"
+    );
     assert_eq!(shop.sql("SELECT count(*) FROM orders").await, ["9"]);
 
     shop.sources = Box::leak(format!("{files}[dumps.expect]\nat_least_percent = 50").into());
-    shop.write("in/orders-3.csv", orders(9, "paid"));
+    shop.write("in/orders-4.csv", orders(9, "sent"));
     assert_eq!(told_of(&shop, "orders").await, Vec::<String>::new());
-    shop.write("in/orders-4.csv", orders(4, "paid"));
+    shop.write("in/orders-5.csv", orders(4, "sent"));
     let notices = told_of(&shop, "orders").await;
-    assert!(notices.len() == 1 && notices[0].contains("orders-3.csv had 9"), "{notices:#?}");
+    assert!(notices.len() == 1 && notices[0].contains("orders-4.csv had 9"), "{notices:#?}");
 }
 
 #[tokio::test]
