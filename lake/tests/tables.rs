@@ -83,7 +83,11 @@ fn session(lake: &Lake, table: LakeTable) -> SessionContext {
 
 /// The order ids in the newest version, sorted.
 async fn orders(lake: &Lake) -> Vec<String> {
-    let session = session(lake, LakeTable::new(&newest(lake).await));
+    orders_of(lake, &newest(lake).await).await
+}
+
+async fn orders_of(lake: &Lake, table: &Table) -> Vec<String> {
+    let session = session(lake, LakeTable::new(table));
     let rows = session.sql("SELECT order_id FROM t ORDER BY order_id").await.expect("plans");
     let batches = rows.collect().await.expect("runs");
     let texts = batches.iter().flat_map(|b| b.column(0).as_string::<i32>().iter().flatten());
@@ -296,6 +300,21 @@ async fn a_file_of_another_writer_counts_as_unsorted() {
         assert_eq!(theirs.files()[0].sorted_by, None, "{tags}");
         assert_eq!(orders(&lake).await, ["a"]);
     }
+}
+
+/// Another program's: this one compacts nothing.
+#[tokio::test]
+async fn compaction_racing_append_and_query() {
+    let (_folder, lake, table) = lake_and_table().await;
+    table.commit(&adding(day(&lake, "a", MONDAY).await), "sources", 1).await.expect("commits");
+    // An append and a query that began before it, and end after it.
+    let began = newest(&lake).await;
+    foreign_commit(&lake, |_| {}).await;
+    let append = adding(day(&lake, "b", MONDAY).await);
+    began.commit(&append, "sources", 2).await.expect("an append is in nobody's way");
+    assert_eq!(orders_of(&lake, &began).await, ["a"]);
+    assert_eq!(orders(&lake).await, ["a", "b"]);
+    assert!(newest(&lake).await.files().iter().any(|file| file.path.contains("foreign-")));
 }
 
 #[tokio::test]

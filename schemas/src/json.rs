@@ -7,7 +7,8 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
 
-use crate::scan::{Json, special};
+use crate::scan::Json;
+use crate::token::special;
 
 /// A JSON value as text: valid, on one line, without white space between tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]

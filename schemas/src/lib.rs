@@ -26,6 +26,7 @@ pub mod names;
 mod scan;
 pub mod tables;
 mod time;
+mod token;
 pub mod values;
 mod wire;
 

@@ -116,6 +116,26 @@ class Objects(Location):
         self.assertEqual(found, [(f"raw:{self.hour('run')}", "8")])
         self.assert_unchanged_by_another_run()
 
+    def test_its_objects_and_our_own_raw_zone_mix_and_what_is_in_both_is_there_once(self):
+        collector = self.collector("--lake", self.lake, "--spool", self.folder / "spool")
+        sent = [support.track(f"own-{n}") for n in range(40)]
+        self.assertEqual(collector.post("/v1/batch", {"batch": sent})[0], 200)
+        collector.stop()
+        own = [gzip.decompress(path.read_bytes()) for path in (self.lake / "raw" / "events").rglob("*.gz")]
+        own = b"".join(own).splitlines(keepends=True)
+        self.assertEqual(len(own), 40)
+        # As of a stream that both of them read.
+        theirs = [json.dumps(event(f"their-{n}")).encode() + b"\n" for n in range(30)]
+        self.put(self.hour("mixed"), b"".join(theirs + own[:10]))
+        self.etl()
+        both = {json.loads(line)["event_id"] for line in own[:10]}
+        expected = [f"own-{n}" for n in range(40)] + [f"their-{n}" for n in range(30)]
+        self.assert_each_once(expected, support.event_ids(self.lake))
+        self.assertEqual(len(support.event_ids(self.lake)), 70)
+        copies = support.query(self.lake, "SELECT event_id, reason FROM {event_duplicates} ORDER BY 1")
+        self.assertEqual(copies, [(one, "redelivery") for one in sorted(both)])
+        self.assert_unchanged_by_another_run()
+
     def test_what_is_no_event_becomes_a_reject_with_its_bytes_and_costs_nothing_else(self):
         good = [json.dumps(event(f"e{n}")) for n in range(4)]
         cut = '{"event_id":"cut","app_id":"sh'

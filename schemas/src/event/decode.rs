@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::str::FromStr;
 
 use super::{Event, Item, TimeReason};
-use crate::scan::{compact_value, number, special, string};
+use crate::token::{compact_value, number, special, string};
 use crate::{Money, RawJson, Timestamp};
 
 /// A key as it stands behind a brace or comma.

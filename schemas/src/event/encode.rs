@@ -6,7 +6,7 @@
 //! here too, since both structs are taken apart without `..`.
 
 use super::{Event, Item, TimeReason};
-use crate::scan::special;
+use crate::token::special;
 use crate::{Money, RawJson, Timestamp};
 
 /// A key with the comma before and the colon (and quote) behind it: one copy.

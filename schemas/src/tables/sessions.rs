@@ -6,7 +6,7 @@ use super::{Column, Kind, TableSpec, money, optional, required, text};
 pub const SESSIONS: TableSpec = TableSpec {
     name: "sessions",
     grain: "a session",
-    doc: "A visitor's events without a gap of 30 minutes or more, at most 24 hours. It belongs to the \
+    doc: "A visitor's events without a gap of 30 minutes (or `gap_minutes`) or more, at most 24 hours; a bot's and others' apart. It belongs to the \
           date it starts on and may cross midnight. `session_id` is a hash of the visitor and the \
           session's first event, so it stays the same when the session grows.",
     key: &["session_id"],
