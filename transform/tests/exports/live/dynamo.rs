@@ -1,5 +1,7 @@
 //! DynamoDB, by moto.
 
+use std::time::{Duration, Instant};
+
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, KeySchemaElement, KeyType, ProvisionedThroughput,
@@ -9,7 +11,8 @@ use uuid::Uuid;
 
 use crate::shop::shop;
 
-async fn table(client: &Client, items: usize) -> String {
+/// A table of `items` with so many provisioned read units.
+async fn table(client: &Client, items: usize, units: i64) -> String {
     let name = format!("things-{}", Uuid::new_v4());
     client
         .create_table()
@@ -30,7 +33,7 @@ async fn table(client: &Client, items: usize) -> String {
         )
         .provisioned_throughput(
             ProvisionedThroughput::builder()
-                .read_capacity_units(40_000)
+                .read_capacity_units(units)
                 .write_capacity_units(1_000)
                 .build()
                 .unwrap(),
@@ -60,7 +63,7 @@ async fn a_scan_by_segments_has_every_item_once() {
         return;
     }
     let client = Client::new(&clickmill_lake::aws::sdk_config().await);
-    let name = table(&client, 137).await;
+    let name = table(&client, 137, 40_000).await;
     let source = |name: &str| {
         super::forever(format!(
             "[catalog]\nkind = \"dynamodb-scan\"\nsegments = 3\ncapacity_percent = 100\n\
@@ -87,4 +90,26 @@ async fn a_scan_by_segments_has_every_item_once() {
     let notices: Vec<String> = report.notices.iter().map(ToString::to_string).collect();
     assert!(notices.len() == 1 && notices[0].contains("no-such-table"), "{notices:#?}");
     assert_eq!(shop.sql(sql).await, expected);
+}
+
+/// moto counts a unit a page. Of 5 units a tenth is half a unit a second: each page but the
+/// last is followed by two seconds. The first asks for 25 items, the others for 12.
+#[tokio::test]
+async fn a_scan_keeps_to_its_share_of_the_capacity() {
+    if !super::has_servers("AWS_ENDPOINT_URL_DYNAMODB") {
+        return;
+    }
+    let client = Client::new(&clickmill_lake::aws::sdk_config().await);
+    let name = table(&client, 60, 5).await;
+    let shop = shop(super::forever(format!(
+        "[catalog]\nkind = \"dynamodb-scan\"\nsegments = 1\ncapacity_percent = 10\n\
+         [catalog.products]\ntable = \"{name}\"\n\
+         [catalog.products.columns]\nproduct_id = \"sku\"\n"
+    )))
+    .await;
+    let started = Instant::now();
+    let report = shop.run_tables(&["products"]).await;
+    assert!(started.elapsed() >= Duration::from_secs(6), "{:?}", started.elapsed());
+    assert_eq!(report.notices, []);
+    assert_eq!(shop.sql("SELECT count(*) FROM products").await, ["60"]);
 }
