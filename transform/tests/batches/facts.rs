@@ -302,3 +302,49 @@ async fn a_late_search_leaves_the_facts_of_other_days_alone() {
     }
     assert_eq!(changed, [("search_daily", "2026-03-11"), ("funnel_daily", "2026-03-11")]);
 }
+
+#[tokio::test]
+async fn huge_baskets_and_hot_products_are_bounded() {
+    let shop = Shop::new().await;
+    let mut orders = "order_id,ordered_at,total\n".to_owned();
+    let mut lines = "order_id,line,product_id,quantity,unit_price\n".to_owned();
+    let mut order = |id: &str, products: &[String]| {
+        orders += &format!("{id},2026-03-10T10:00:00Z,10\n");
+        for (at, product) in products.iter().enumerate() {
+            lines += &format!("{id},{},{product},1,1\n", at + 1);
+        }
+    };
+    // Twice 60 products at once; twice the hot one with each of 60 others.
+    let many: Vec<String> = (0..60).map(|n| format!("m{n:02}")).collect();
+    for twice in ["a", "b"] {
+        order(&format!("many-{twice}"), &many);
+        for n in 0..60 {
+            order(&format!("{twice}-{n}"), &["hot".to_owned(), format!("q{n:02}")]);
+        }
+    }
+    shop.export("orders", "20260311T000000", &orders);
+    shop.export("order_items", "20260311T000000", &lines);
+    shop.run_tables(&["co_bought"]).await;
+    // Of the 60 the first 50 count, each with 49 others.
+    assert_eq!(
+        shop.sql(
+            "SELECT min(product_id), max(product_id), count(*), count(DISTINCT product_id) \
+             FROM co_bought WHERE product_id LIKE 'm%' AND other_product_id LIKE 'm%'"
+        )
+        .await,
+        ["m00|m49|2450|50"]
+    );
+    // All 60 go as well with the hot one: the first 50 by name are kept, and it by each of them.
+    assert_eq!(
+        shop.sql(
+            "SELECT count(*), min(other_product_id), max(other_product_id), max(position) \
+             FROM co_bought WHERE product_id = 'hot'"
+        )
+        .await,
+        ["50|q00|q49|50"]
+    );
+    assert_eq!(
+        shop.sql("SELECT count(*) FROM co_bought WHERE other_product_id = 'hot'").await,
+        ["60"]
+    );
+}

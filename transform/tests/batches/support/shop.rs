@@ -52,6 +52,8 @@ pub struct Shop {
     pub quality: &'static str,
     /// The `[currency]` of its configuration; `FOLDER` as in `sources`.
     pub currency: &'static str,
+    /// Streams that a run is spread over.
+    pub parallelism: usize,
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -96,6 +98,7 @@ impl Shop {
             jobs: Vec::new(),
             quality: "",
             currency: "",
+            parallelism: 2,
         }
     }
 
@@ -110,6 +113,7 @@ impl Shop {
             jobs: self.jobs.clone(),
             quality: self.quality,
             currency: self.currency,
+            parallelism: self.parallelism,
             ..copy
         }
     }
@@ -181,7 +185,7 @@ impl Shop {
         let currency = self.currency.replace("FOLDER", &folder);
         RunOptions {
             tables: self.tables.clone(),
-            parallelism: 2,
+            parallelism: self.parallelism,
             sources,
             shop_jobs: self.jobs.clone().into(),
             quality: Arc::new(quality),
