@@ -224,12 +224,16 @@ async fn a_run_that_dies_after_any_write_is_finished_by_the_next_one() {
     first_batch(&mut before).await;
     before.run().await;
     second_batch(&mut before).await;
-    let mut writes = 0;
+    let (mut writes, mut finished) = (0, 0);
     loop {
         let shop = before.fork().await;
         let died = shop.run_on(&shop.dying_after(writes)).await.is_err();
         if died {
-            assert_eq!(shop.run().await.batches.len(), 1, "after {writes} writes");
+            let batches = shop.run().await.batches.len();
+            // Up to where the batch is done the next run finishes it, and from there on has nothing to do.
+            let expected = if finished == writes { 0..=1 } else { 0..=0 };
+            assert!(expected.contains(&batches), "{batches} batches after {writes} writes");
+            finished += batches as u32;
         }
         assert_eq!(shop.everything().await, wanted, "after {writes} writes");
         if !died {
@@ -238,7 +242,7 @@ async fn a_run_that_dies_after_any_write_is_finished_by_the_next_one() {
         writes += 1;
         assert!(writes < MOST_WRITES, "a run needs more than {MOST_WRITES} writes");
     }
-    assert!(writes > 20, "only {writes} writes: nothing much can have been torn apart");
+    assert!(finished > 20, "only {finished} of {writes} writes tore something apart");
 }
 
 #[tokio::test]
