@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use clickmill_lake::history::{self, Series, Snapshot};
 use clickmill_lake::store::counting::{CountingStore, IoCounters};
@@ -16,7 +16,9 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::logical_expr::Expr;
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
+use datafusion_functions_json::udfs::json_union_to_text_udf;
 use futures::TryStreamExt as _;
 
 /// How a session runs queries.
@@ -147,6 +149,7 @@ impl Session {
             ))
         })?;
         let frame = self.context.execute_logical_plan(plan).await.map_err(QueryError::Query)?;
+        let frame = json_as_text(frame).map_err(QueryError::Query)?;
         frame.execute_stream().await.map_err(QueryError::Query)
     }
 
@@ -188,4 +191,25 @@ impl Session {
         let statements = DFParser::parse_sql(text).map_err(QueryError::Query)?;
         Ok(statements.iter().map(ToString::to_string).collect())
     }
+}
+
+/// JSON of no one type (`properties->'x'`) as its text: neither JSON nor Parquet can hold the
+/// union that the engine makes of it.
+fn json_as_text(frame: DataFrame) -> Result<DataFrame, DataFusionError> {
+    let is_union = |of: &DataType| matches!(of, DataType::Union(..));
+    if !frame.schema().fields().iter().any(|field| is_union(field.data_type())) {
+        return Ok(frame);
+    }
+    let columns: Vec<Expr> = frame
+        .schema()
+        .iter()
+        .map(|(table, field)| {
+            let column = Expr::from((table, field));
+            match is_union(field.data_type()) {
+                true => json_union_to_text_udf().call(vec![column]).alias(field.name()),
+                false => column,
+            }
+        })
+        .collect();
+    frame.select(columns)
 }

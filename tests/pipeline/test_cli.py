@@ -116,6 +116,11 @@ class Sql(support.Case):
         found = json.loads(self.ask("-c", text, "--format", "json").stdout)
         self.assertTrue(any(name for name, _ in names), names)
         self.assertCountEqual([(row.get("name"), row["n"]) for row in found], names)
+        # JSON of no one type is its text: neither format could hold it otherwise.
+        text = "SELECT context->'library' AS library FROM events WHERE context->'library' IS NOT NULL LIMIT 1"
+        [row] = json.loads(self.ask("-c", text, "--format", "json").stdout)
+        self.assertIn("name", json.loads(row["library"]))
+        self.ask("-c", text, "--format", "parquet")
         path = self.folder / "answer.parquet"
         path.write_bytes(self.ask("-c", self.QUESTION, "--format", "parquet").stdout)
         found = duckdb.sql(f"SELECT event_name, n, total FROM '{path}' ORDER BY event_name").fetchall()

@@ -100,6 +100,12 @@ fn kind_of(field: &Field) -> Result<Kind, String> {
         {
             Kind::Decimal(*digits, *scale)
         }
+        DataType::Union(..) => {
+            return Err(format!(
+                "the column `{}` is JSON of no one type: take its text with ->>, or CAST it",
+                field.name()
+            ));
+        }
         other => {
             return Err(format!(
                 "the column `{}` is of type {other}, which not every engine reads: CAST it",
