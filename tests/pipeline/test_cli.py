@@ -117,7 +117,7 @@ class Sql(support.Case):
         self.assertTrue(any(name for name, _ in names), names)
         self.assertCountEqual([(row.get("name"), row["n"]) for row in found], names)
         # JSON of no one type is its text: neither format could hold it otherwise.
-        text = "SELECT context->'library' AS library FROM events WHERE context->'library' IS NOT NULL LIMIT 1"
+        text = "SELECT context->'library' AS library FROM events WHERE (context->'library') IS NOT NULL LIMIT 1"
         [row] = json.loads(self.ask("-c", text, "--format", "json").stdout)
         self.assertIn("name", json.loads(row["library"]))
         self.ask("-c", text, "--format", "parquet")
