@@ -32,6 +32,9 @@ pub struct Config {
     /// How orders are attributed.
     #[serde(default)]
     pub attribution: clickmill_transform::AttributionConfig,
+    /// The shop's own columns of `events`.
+    #[serde(default)]
+    pub columns: clickmill_transform::OwnColumns,
     /// How events get their channel.
     #[serde(default)]
     pub channels: clickmill_transform::ChannelRules,
@@ -87,6 +90,7 @@ impl Config {
             sources: self.sources.clone(),
             sessions: self.sessions,
             attribution: self.attribution.clone(),
+            columns: self.columns.clone(),
             channels: Arc::new(self.channels.clone()),
             currency: self.currency.clone(),
             ..RunOptions::default()

@@ -21,6 +21,7 @@ use clickmill_transform::{
     DailyJobs, JobReport, Progress, RunOptions, RunReport, TransformError, jobs,
 };
 
+use super::backfill;
 use super::out::out;
 use crate::context::Context;
 
@@ -32,6 +33,7 @@ use crate::context::Context;
   clickmill etl run --memory-limit 2GB       spill to disk beyond that
   clickmill etl run --daily once             what looks back far only once a day: for a tight cron
   clickmill etl plan                         what the next run would take in
+  clickmill etl backfill --from 2026-10-01   the shop's own [columns], for days of before
   clickmill etl status --format json         how fresh tables and sources are, for a program")]
 pub struct Args {
     #[command(subcommand)]
@@ -44,6 +46,8 @@ enum Command {
     Run(RunArgs),
     /// Say what the next run would take in; writes nothing
     Plan(ReportArgs),
+    /// Give events of before the values that [columns] says now, and their channel
+    Backfill(backfill::Args),
     /// Say how fresh each table and source is and what the last batch did
     Status(ReportArgs),
 }
@@ -90,14 +94,14 @@ impl From<Daily> for DailyJobs {
 }
 
 #[derive(clap::Args)]
-struct ReportArgs {
+pub(super) struct ReportArgs {
     /// The form of the report on stdout
     #[arg(long, value_enum, default_value = "text")]
-    format: ReportFormat,
+    pub(super) format: ReportFormat,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum ReportFormat {
+pub(super) enum ReportFormat {
     Text,
     Json,
 }
@@ -114,6 +118,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Run(args) => run_once(args, context, options, &lake).await,
         Command::Plan(args) => plan(args, options, &lake).await,
+        Command::Backfill(args) => backfill::run(args, options, &lake).await,
         Command::Status(args) => status(args, &lake).await,
     }
 }
@@ -136,7 +141,10 @@ async fn run_once(
     }
     let started = Instant::now();
     let (landed, failed) = land_foreign(lake, &context.config.raw).await;
-    let report = clickmill_transform::run(lake, &options, &Terminal::new()).await?;
+    let report = match clickmill_transform::run(lake, &options, &Terminal::new()).await {
+        Ok(report) => report,
+        Err(error) => return told(error),
+    };
     for notice in &report.notices {
         eprintln!("note: {notice}");
     }
@@ -161,7 +169,7 @@ async fn run_once(
 }
 
 /// The exit code where the tables asked for, the shop's jobs or its checks are wrong.
-async fn refused(lake: &Lake, options: &RunOptions) -> anyhow::Result<Option<ExitCode>> {
+pub(super) async fn refused(lake: &Lake, options: &RunOptions) -> anyhow::Result<Option<ExitCode>> {
     let known =
         options.tables.as_ref().map(|wanted| jobs::with_upstream(wanted, &options.shop_jobs));
     let checked = match known {
@@ -170,16 +178,17 @@ async fn refused(lake: &Lake, options: &RunOptions) -> anyhow::Result<Option<Exi
     };
     match checked {
         Ok(()) => Ok(None),
-        Err(
-            error @ (TransformError::UnknownTable { .. }
-            | TransformError::ShopJob(_)
-            | TransformError::UnfitCheck { .. }),
-        ) => {
-            eprintln!("error: {error}");
-            Ok(Some(ExitCode::from(super::EXIT_USAGE)))
-        }
-        Err(error) => Err(error.into()),
+        Err(error) => told(error).map(Some),
     }
+}
+
+/// The exit code where what was asked for or configured is wrong; any other error as it is.
+pub(super) fn told(error: TransformError) -> anyhow::Result<ExitCode> {
+    if !error.is_usage() {
+        return Err(error.into());
+    }
+    eprintln!("error: {error}");
+    Ok(ExitCode::from(super::EXIT_USAGE))
 }
 
 #[derive(serde::Serialize)]
@@ -226,7 +235,7 @@ fn describe(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn counted(report: &RunReport, name: &str) -> u64 {
+pub(super) fn counted(report: &RunReport, name: &str) -> u64 {
     let jobs = report.batches.iter().flat_map(|batch| &batch.jobs);
     jobs.filter_map(|job| job.counts.get(name)).sum()
 }
@@ -257,12 +266,9 @@ fn print_run(report: &RunReport, started: Instant) -> anyhow::Result<()> {
 }
 
 async fn plan(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Result<ExitCode> {
-    let newest = history::newest(lake, Series::Batches).await?;
-    let previous: Option<Batch> = match newest {
-        Some(number) => Some(history::read(lake, Series::Batches, number).await?),
-        None => None,
-    };
-    let unfinished = newest > history::newest(lake, Series::Snapshots).await?;
+    let (previous, snapshot) = batch::last(lake).await?;
+    let unfinished = previous.as_ref().map(|batch| batch.batch)
+        > snapshot.as_ref().map(|snapshot| snapshot.batch);
     if let Some(exit) = refused(lake, &options).await? {
         return Ok(exit);
     }
@@ -288,11 +294,6 @@ async fn plan(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Res
             out!("Days with events in it: {}", days.join(", "))?;
         }
         print_live(&live)?;
-        let number = history::newest(lake, Series::Snapshots).await?;
-        let snapshot: Option<Snapshot> = match number {
-            Some(number) => Some(history::read(lake, Series::Snapshots, number).await?),
-            None => None,
-        };
         for job in &next.shop_jobs {
             let inputs = job.depends.join(", ");
             let mode = job.mode.name();

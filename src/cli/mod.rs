@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod audit;
+mod backfill;
 mod collect;
 mod deliver;
 mod demo;

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::EXIT_USAGE;
 use super::audit::parse_time;
 use super::collect::stop_signal;
+use super::etl;
 use super::out::out;
 use crate::context::Context;
 
@@ -140,7 +141,8 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     let lake = Lake::open(&context.lake).await?;
     match args.what {
         What::Raw(RawArgs { range, prefixes }) => {
-            raw(&lake, context, &ReplayRange { from, to, prefixes }, range.format).await?;
+            let replayed = ReplayRange { from, to, prefixes };
+            return raw(&lake, context, &replayed, range.format).await;
         }
         What::Rejects(RejectsArgs { range }) => {
             rejects(&lake, &ReplayRange { from, to, prefixes: Vec::new() }, range.format).await?;
@@ -192,13 +194,19 @@ async fn raw(
     context: &Context,
     range: &ReplayRange,
     format: Format,
-) -> anyhow::Result<()> {
-    let options = context.config.run_options()?;
+) -> anyhow::Result<ExitCode> {
+    let options = match context.config.run_options() {
+        Ok(options) => options,
+        Err(error) => return etl::told(error.into()),
+    };
     let started = Instant::now();
-    let report = replay::raw(lake, &options, &Silent, range).await?;
+    let report = match replay::raw(lake, &options, &Silent, range).await {
+        Ok(report) => report,
+        Err(error) => return etl::told(error),
+    };
     if format == Format::Json {
         out!("{}", serde_json::to_string_pretty(&report)?)?;
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let jobs = || report.batches.iter().flat_map(|batch| &batch.jobs);
     let count = |name: &str| -> u64 { jobs().filter_map(|job| job.counts.get(name)).sum() };
@@ -211,7 +219,7 @@ async fn raw(
         count("event_duplicates"),
         count("rejects"),
     )?;
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn rejects(lake: &Lake, range: &ReplayRange, format: Format) -> anyhow::Result<()> {

@@ -20,6 +20,8 @@ use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
+use crate::backfill::Backfill;
+use crate::columns::OwnColumns;
 use crate::currency::{self, Rates};
 use crate::record;
 use crate::run::{AttributionConfig, DailyJobs, RunOptions};
@@ -79,6 +81,12 @@ pub struct Batch {
     /// The rates that convert amounts, where a reporting currency is configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rates: Option<Rates>,
+    /// Days of `events` that it makes again by the configuration of now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<Backfill>,
+    /// The shop's own columns of `events`.
+    #[serde(default, skip_serializing_if = "OwnColumns::is_empty")]
+    pub columns: OwnColumns,
     /// How sessions end.
     #[serde(default)]
     pub sessions: SessionsConfig,
@@ -152,6 +160,7 @@ impl Batch {
         };
         self.raw.is_empty()
             && self.replayed.is_empty()
+            && self.backfill.is_none()
             && self.exports.is_empty()
             && !self.targets.iter().filter(derived).any(|table| self.is_behind(table, previous))
     }
@@ -191,21 +200,12 @@ pub async fn next(
     targets: &BTreeSet<String>,
     options: &RunOptions,
 ) -> Result<Plan, TransformError> {
-    let newest_snapshot = history::newest(lake, Series::Snapshots).await?;
-    let newest_batch = history::newest(lake, Series::Batches).await?;
-    let snapshot: Option<Snapshot> = match newest_snapshot {
-        Some(number) => Some(history::read(lake, Series::Snapshots, number).await?),
-        None => None,
-    };
-    if newest_batch > newest_snapshot
-        && let Some(number) = newest_batch
-    {
-        let batch = history::read(lake, Series::Batches, number).await?;
-        return Ok(Plan::Run(Box::new(batch), snapshot, Vec::new()));
-    }
-    let previous: Option<Batch> = match newest_batch {
-        Some(number) => Some(history::read(lake, Series::Batches, number).await?),
-        None => None,
+    let (previous, snapshot) = last(lake).await?;
+    let previous = match previous {
+        Some(batch) if Some(batch.batch) > snapshot.as_ref().map(|snapshot| snapshot.batch) => {
+            return Ok(Plan::Run(Box::new(batch), snapshot, Vec::new()));
+        }
+        previous => previous,
     };
     let (batch, notices) = plan(lake, targets, options, previous.as_ref()).await?;
     if batch.is_idle(snapshot.as_ref()) && !batch.has_new_rates(previous.as_ref()) {
@@ -218,6 +218,31 @@ pub async fn next(
         Created::Yes => Ok(Plan::Run(Box::new(batch), snapshot, notices)),
         Created::No => Ok(Plan::Lost),
     }
+}
+
+/// The last batch and the last snapshot: the batch is unfinished where its number is higher.
+///
+/// # Errors
+/// [`TransformError::Lake`].
+pub async fn last(lake: &Lake) -> Result<(Option<Batch>, Option<Snapshot>), TransformError> {
+    let (newest_snapshot, newest_batch) = loop {
+        let snapshot = history::newest(lake, Series::Snapshots).await?;
+        let batch = history::newest(lake, Series::Batches).await?;
+        // A batch begins when the one before it has its snapshot: where it seems otherwise,
+        // another run was at work between the two looks.
+        if batch <= Some(snapshot.unwrap_or(0) + 1) {
+            break (snapshot, batch);
+        }
+    };
+    let snapshot = match newest_snapshot {
+        Some(number) => Some(history::read(lake, Series::Snapshots, number).await?),
+        None => None,
+    };
+    let batch = match newest_batch {
+        Some(number) => Some(history::read(lake, Series::Batches, number).await?),
+        None => None,
+    };
+    Ok((batch, snapshot))
 }
 
 /// Writes a batch down, and before it what it names and only planning has.
@@ -271,6 +296,8 @@ pub async fn plan(
         coverage: previous.map(|previous| previous.coverage.clone()).unwrap_or_default(),
         live_reads: previous.map(|previous| previous.live_reads.clone()).unwrap_or_default(),
         rates: None,
+        backfill: None,
+        columns: options.columns.clone(),
         sessions: options.sessions,
         attribution: options.attribution.clone(),
         shop_jobs: options.shop_jobs.to_vec(),

@@ -74,6 +74,19 @@ pub enum TransformError {
         /// Minutes, as configured.
         wanted: u16,
     },
+    /// A column of the shop's own is in the lake with another type.
+    #[error(
+        "[columns] {name}: `events` has that column as {held}, and it is {wanted} now: put the type \
+         back, or give the column another name"
+    )]
+    UnfitColumn {
+        /// The column.
+        name: String,
+        /// Its type in the lake.
+        held: String,
+        /// Its type as configured.
+        wanted: String,
+    },
     /// A job of the shop is wrong.
     #[error(transparent)]
     ShopJob(#[from] ShopJobError),
@@ -120,6 +133,19 @@ pub enum TransformError {
 }
 
 impl TransformError {
+    /// True where what the user asked for or configured is wrong, and nothing was done.
+    #[must_use]
+    pub fn is_usage(&self) -> bool {
+        matches!(
+            self,
+            Self::UnknownTable { .. }
+                | Self::OtherSessions { .. }
+                | Self::UnfitColumn { .. }
+                | Self::ShopJob(_)
+                | Self::UnfitCheck { .. }
+        )
+    }
+
     /// For `map_err`: names the job whose query failed.
     pub(crate) fn job(job: &'static str) -> impl Fn(DataFusionError) -> Self {
         move |source| Self::Job { job, source }

@@ -7,7 +7,9 @@
 //! [`run`]: run::run
 
 pub mod audit;
+pub mod backfill;
 pub mod batch;
+mod columns;
 mod credit;
 mod currency;
 mod decode;
@@ -27,6 +29,7 @@ pub mod status;
 mod step;
 mod watch;
 
+pub use columns::OwnColumns;
 pub use currency::CurrencyConfig;
 pub use decode::channels::ChannelRules;
 pub use error::TransformError;

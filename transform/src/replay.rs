@@ -14,7 +14,7 @@ use std::collections::HashSet;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use clickmill_lake::history::{self, Created, Series, Snapshot};
+use clickmill_lake::history::{self, Series};
 use clickmill_lake::landing::{
     Chain, LandedObject, NewCommit, REPLAYED_REJECTS, Source, TakenFile, list_sources, survey,
 };
@@ -28,8 +28,8 @@ use futures::TryStreamExt as _;
 use serde::Serialize;
 
 use crate::TransformError;
-use crate::batch::{self, Batch, MAX_BATCH_BYTES};
-use crate::run::{self, MAX_PLAN_ATTEMPTS, Progress, RunOptions, RunReport};
+use crate::batch::{Batch, MAX_BATCH_BYTES};
+use crate::run::{self, Progress, RunOptions, RunReport};
 
 /// Rejects that one commit takes.
 const COMMIT_REJECTS: usize = 100_000;
@@ -66,41 +66,7 @@ pub async fn raw(
 ) -> Result<RunReport, TransformError> {
     let mut report = run::run(lake, options, progress).await?;
     for group in groups(taken(lake, range).await?) {
-        let mut lost = 0;
-        loop {
-            if lost >= MAX_PLAN_ATTEMPTS {
-                return Err(TransformError::Contended { attempts: lost });
-            }
-            let previous: Option<Batch> = match history::newest(lake, Series::Batches).await? {
-                Some(number) => Some(history::read(lake, Series::Batches, number).await?),
-                None => None,
-            };
-            let snapshot: Option<Snapshot> = match history::newest(lake, Series::Snapshots).await? {
-                Some(number) => Some(history::read(lake, Series::Snapshots, number).await?),
-                None => None,
-            };
-            let unfinished = previous.as_ref().map(|batch| batch.batch)
-                > snapshot.as_ref().map(|snapshot| snapshot.batch);
-            if !unfinished {
-                let targets = options.all_tables();
-                let planned = batch::plan(lake, &targets, options, previous.as_ref()).await?;
-                let (mut batch, notices) = planned;
-                batch.replay(&group);
-                let created = batch::write_down(lake, &batch).await?;
-                if created == Created::Yes {
-                    let done =
-                        run::run_batch(lake, options, progress, &batch, snapshot.as_ref()).await?;
-                    run::add_notices(&mut report.notices, notices);
-                    run::add_notices(&mut report.notices, done.1);
-                    report.batches.push(done.0);
-                    break;
-                }
-            }
-            lost += 1;
-            // Another run began a batch: it is finished first.
-            let theirs = run::run(lake, options, progress).await?;
-            report.batches.extend(theirs.batches);
-        }
+        run::amended(lake, options, progress, &mut report, |batch| batch.replay(&group)).await?;
     }
     Ok(report)
 }

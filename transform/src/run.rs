@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::batch::{self, Batch, Plan};
+use crate::columns::OwnColumns;
 use crate::currency::CurrencyConfig;
 use crate::decode::channels::ChannelRules;
 use crate::jobs::{self, JobContext, Output};
@@ -33,7 +34,7 @@ use crate::step::{Step, steps};
 /// Version of the snapshot file's JSON.
 const SNAPSHOT_VERSION: u32 = 1;
 /// How often a race for the next batch may be lost.
-pub(crate) const MAX_PLAN_ATTEMPTS: usize = 20;
+const MAX_PLAN_ATTEMPTS: usize = 20;
 /// How often a job is computed again because somebody changed what it replaces.
 const MAX_JOB_ATTEMPTS: usize = 5;
 
@@ -80,7 +81,10 @@ pub struct RunOptions {
     pub sessions: SessionsConfig,
     /// How orders are attributed.
     pub attribution: AttributionConfig,
-    /// How events get their channel. A change holds for events that are taken in from then on.
+    /// The shop's own columns of `events`. A change holds for events that are taken in from then
+    /// on, and for days that [`crate::backfill`] makes again.
+    pub columns: OwnColumns,
+    /// How events get their channel. A change holds as one of `columns` does.
     pub channels: Arc<ChannelRules>,
     /// The currency to report in.
     pub currency: Option<CurrencyConfig>,
@@ -101,6 +105,7 @@ impl Default for RunOptions {
             daily: DailyJobs::default(),
             sessions: SessionsConfig::default(),
             attribution: AttributionConfig::default(),
+            columns: OwnColumns::default(),
             channels: Arc::default(),
             currency: None,
             shop_jobs: Arc::from([]),
@@ -209,18 +214,54 @@ pub async fn run(
     }
 }
 
-/// Says what is wrong with the shop's jobs and checks, before anything is begun.
+/// One more batch, of what is new and of what `amend` puts into it.
 ///
 /// # Errors
-/// [`TransformError::ShopJob`], [`TransformError::UnknownTable`], [`TransformError::UnfitCheck`];
-/// [`TransformError::Lake`] where the lake does not answer.
+/// [`TransformError`]. What was committed stays; the next run finishes the batch.
+pub(crate) async fn amended(
+    lake: &Lake,
+    options: &RunOptions,
+    progress: &dyn Progress,
+    report: &mut RunReport,
+    amend: impl Fn(&mut Batch),
+) -> Result<(), TransformError> {
+    for _ in 0..MAX_PLAN_ATTEMPTS {
+        let (previous, snapshot) = batch::last(lake).await?;
+        let unfinished = previous.as_ref().map(|batch| batch.batch)
+            > snapshot.as_ref().map(|snapshot| snapshot.batch);
+        if !unfinished {
+            let planned =
+                batch::plan(lake, &options.all_tables(), options, previous.as_ref()).await?;
+            let (mut batch, notices) = planned;
+            amend(&mut batch);
+            if batch::write_down(lake, &batch).await? == Created::Yes {
+                let done = run_batch(lake, options, progress, &batch, snapshot.as_ref()).await?;
+                add_notices(&mut report.notices, notices);
+                add_notices(&mut report.notices, done.1);
+                report.batches.push(done.0);
+                return Ok(());
+            }
+        }
+        // Another run began a batch: it is finished first.
+        let theirs = run(lake, options, progress).await?;
+        report.batches.extend(theirs.batches);
+    }
+    Err(TransformError::Contended { attempts: MAX_PLAN_ATTEMPTS })
+}
+
+/// Says what is wrong with the shop's columns, jobs and checks, before anything is begun.
+///
+/// # Errors
+/// [`TransformError::UnfitColumn`], [`TransformError::ShopJob`], [`TransformError::UnknownTable`],
+/// [`TransformError::UnfitCheck`]; [`TransformError::Lake`] where the lake does not answer.
 pub async fn check(lake: &Lake, options: &RunOptions) -> Result<(), TransformError> {
-    let shop = shop::compile(lake, &options.shop_jobs).await?;
-    let shop: Vec<&'static TableSpec> = shop.iter().map(|job| job.spec).collect();
+    let events = options.columns.events(lake).await?;
+    let shop = shop::compile(lake, &options.shop_jobs, events).await?;
+    let shop: Vec<&'static TableSpec> = shop.iter().map(|job| job.spec).chain([events]).collect();
     quality::check_config(&options.quality, &shop)
 }
 
-pub(crate) fn add_notices(all: &mut Vec<Notice>, more: Vec<Notice>) {
+fn add_notices(all: &mut Vec<Notice>, more: Vec<Notice>) {
     for notice in more {
         if !all.contains(&notice) {
             all.push(notice);
@@ -229,14 +270,14 @@ pub(crate) fn add_notices(all: &mut Vec<Notice>, more: Vec<Notice>) {
 }
 
 /// Computes and commits a batch.
-pub(crate) async fn run_batch(
+async fn run_batch(
     lake: &Lake,
     options: &RunOptions,
     progress: &dyn Progress,
     batch: &Batch,
     previous: Option<&Snapshot>,
 ) -> Result<(BatchReport, Vec<Notice>), TransformError> {
-    let context = JobContext::new(lake, batch, previous, options)?;
+    let context = JobContext::new(lake, batch, previous, options).await?;
     let mut report = BatchReport {
         batch: batch.batch,
         raw_objects: (batch.raw.len() + batch.replayed.len()) as u64,
@@ -249,7 +290,7 @@ pub(crate) async fn run_batch(
         derived_from: previous.map(|before| before.derived_from.clone()).unwrap_or_default(),
         held_back: previous.map(|before| before.held_back.clone()).unwrap_or_default(),
     };
-    let steps = steps(lake, batch).await?;
+    let steps = steps(&context).await?;
     for step in &steps {
         progress.job_started(batch.batch, step.name);
         // Read before the job runs: what comes later belongs to the next batch.

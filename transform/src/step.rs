@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use clickmill_lake::Lake;
 use clickmill_schemas::tables::TableSpec;
 
 use crate::TransformError;
@@ -31,10 +30,8 @@ enum Work {
 ///
 /// # Errors
 /// [`TransformError::ShopJob`] where a job of the batch does not fit this version.
-pub(crate) async fn steps<'a>(
-    lake: &Lake,
-    batch: &'a Batch,
-) -> Result<Vec<Step<'a>>, TransformError> {
+pub(crate) async fn steps<'a>(context: &JobContext<'a>) -> Result<Vec<Step<'a>>, TransformError> {
+    let batch = context.batch;
     let specs = |names: &[&str]| names.iter().filter_map(|name| TableSpec::find(name)).collect();
     let is_wanted = |name: &str| batch.targets.contains(name);
     // `rejects` comes out of two jobs: it alone asks for neither.
@@ -47,7 +44,7 @@ pub(crate) async fn steps<'a>(
         batch,
     });
     let mut steps: Vec<Step<'a>> = ours.collect();
-    for one in shop::compile(lake, &batch.shop_jobs).await? {
+    for one in shop::compile(context.lake, &batch.shop_jobs, context.events).await? {
         if is_wanted(one.spec.name) {
             steps.push(Step {
                 name: one.name,

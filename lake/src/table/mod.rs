@@ -12,8 +12,9 @@
 //! - A batch is applied at most once: delta-rs does not refuse a second commit
 //!   with the same transaction version, so the check against the newest
 //!   version is made here, before each attempt.
-//! - The log names every column that is written: a table of an earlier build gets
-//!   those that came since with its next commit.
+//! - The log names every column that is written: a table gets those that came since, by
+//!   another build or a shop's configuration, with its next commit. A column of `events`
+//!   that the log has and the specification has not is the shop's own: read, and kept.
 //! - After any error the log is read again before anything is judged: a PUT
 //!   that the client repeated can come back as "exists" though it was ours.
 
@@ -28,7 +29,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use clickmill_schemas::Date;
-use clickmill_schemas::tables::{PARTITION_COLUMN, TableSpec};
+use clickmill_schemas::tables::{EVENTS, PARTITION_COLUMN, TableSpec};
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake_core::kernel::transaction::CommitProperties;
 use deltalake_core::kernel::{
@@ -44,7 +45,7 @@ use url::Url;
 
 pub use files::DataFile;
 pub use provider::{LakeTable, ScanCounters, ScanTotals, register_store};
-pub use shop::{columns_in_log, has_columns_of, spec_in_log, spec_of};
+pub use shop::{columns_in_log, has_columns_of, spec_in_log, spec_of, with_columns};
 pub(crate) use writer::ZSTD_LEVEL;
 pub use writer::{MAX_FILE_BYTES, PartitionWriter, Sorted};
 
@@ -187,6 +188,11 @@ impl Table {
         }
         let fail = |source| LakeError::table(spec.name, "open", source);
         let state = table.snapshot().map_err(fail)?.clone();
+        // `events` alone may have columns of the shop's own.
+        let spec = match spec.name == EVENTS.name {
+            true => shop::with_columns(spec, &shop::columns_of(&state).map_err(fail)?),
+            false => spec,
+        };
         let log_data = state.log_data();
         let mut files = log_data
             .iter()
@@ -355,8 +361,8 @@ impl Table {
         Ok(committed.version())
     }
 
-    /// What the log is to say of the columns where the specification has some that it lacks: an
-    /// earlier build made the table. Its old rows have none of them, so they may be null.
+    /// What the log is to say of the columns where the specification has some that it lacks. Its
+    /// old rows have none of them, so they may be null.
     fn widened(&self) -> Result<Option<Metadata>, DeltaTableError> {
         let (said, wanted) = (self.state.schema(), delta_schema(self.spec)?);
         let (partition, mut fields): (Vec<_>, Vec<_>) =

@@ -1,8 +1,8 @@
-//! Tables whose columns a shop's own SQL decides.
+//! Tables and columns that a shop decides: those of its own SQL, and those that it adds to ours.
 //!
 //! Everything that reads and writes tables takes a [`TableSpec`] that lives as long as the
-//! process. Those of the shop's tables are made once for each set of columns and kept: there
-//! are as many as the shop has jobs.
+//! process. Those of the shop are made once for each set of columns and kept: there are as many
+//! as it has jobs, and a few more.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use clickmill_schemas::tables::{Column, Kind, PARTITION_COLUMN, TableSpec};
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoArrow as _;
+use deltalake_core::table::state::DeltaTableState;
 use deltalake_core::{DeltaTable, DeltaTableError};
 
 use super::log_store;
@@ -115,6 +116,35 @@ fn kind_of(field: &Field) -> Result<Kind, String> {
     })
 }
 
+/// The specification with those of `columns` that it lacks, before its partition column: NULL in
+/// rows of before. What not every engine reads is left out.
+#[must_use]
+pub fn with_columns(spec: &'static TableSpec, columns: &Schema) -> &'static TableSpec {
+    let lacks = |name: &str| spec.columns.iter().all(|column| column.name != name);
+    let added = columns.fields().iter().filter(|field| lacks(field.name()));
+    let added: Vec<(&String, Kind)> =
+        added.filter_map(|field| Some((field.name(), kind_of(field).ok()?))).collect();
+    if added.is_empty() {
+        return spec;
+    }
+    let held = spec.columns.iter().map(|column| column.name).collect::<Vec<_>>();
+    let identity = format!("{} {held:?} and {added:?}", spec.name);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_or_insert_default();
+    known.entry(identity).or_insert_with(|| {
+        let (mut columns, day): (Vec<Column>, Vec<Column>) =
+            spec.columns.iter().partition(|column| column.name != PARTITION_COLUMN);
+        columns.extend(added.into_iter().map(|(name, kind)| Column {
+            name: leaked(name.clone()),
+            kind,
+            nullable: true,
+            doc: "",
+        }));
+        columns.extend(day);
+        Box::leak(Box::new(TableSpec { columns: columns.leak(), ..*spec }))
+    })
+}
+
 /// The columns of a table in the lake, its partition column last; `None` where it is not there.
 ///
 /// # Errors
@@ -131,12 +161,13 @@ pub async fn columns_in_log(
     let mut table = DeltaTable::new(log);
     table.load().await.map_err(fail)?;
     let state = table.snapshot().map_err(fail)?;
-    let columns: Schema = state
-        .schema()
-        .as_ref()
-        .try_into_arrow()
-        .map_err(|source| fail(DeltaTableError::Arrow { source }))?;
-    Ok(Some(Arc::new(columns)))
+    Ok(Some(Arc::new(columns_of(state).map_err(fail)?)))
+}
+
+/// The columns that a version of a log names.
+pub(super) fn columns_of(state: &DeltaTableState) -> Result<Schema, DeltaTableError> {
+    let columns = state.schema();
+    columns.as_ref().try_into_arrow().map_err(|source| DeltaTableError::Arrow { source })
 }
 
 /// The specification of a shop's table as it stands in the lake; `None` where it is not there.

@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clickmill_lake::Lake;
 use clickmill_lake::history::Snapshot;
+use clickmill_lake::raw::RawKind;
 use clickmill_lake::table::{Change, LakeTable, Table, register_store};
 use clickmill_schemas::Date;
-use clickmill_schemas::tables::TableSpec;
+use clickmill_schemas::tables::{EVENTS, TableSpec};
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -27,6 +28,8 @@ pub struct JobContext<'a> {
     pub previous: Option<&'a Snapshot>,
     /// How to run.
     pub options: &'a RunOptions,
+    /// The table `events`, with the shop's own columns.
+    pub events: &'static TableSpec,
     runtime: Arc<RuntimeEnv>,
     /// The newest version of each table that was seen: jobs ask for the same ones again and again.
     seen: Mutex<HashMap<&'static str, Table>>,
@@ -38,8 +41,8 @@ impl<'a> JobContext<'a> {
     /// One context serves all jobs of a batch: they share the memory limit.
     ///
     /// # Errors
-    /// [`TransformError::Job`] where the spill folder cannot be made.
-    pub fn new(
+    /// [`TransformError::Job`] where the spill folder cannot be made, [`TransformError::Lake`].
+    pub async fn new(
         lake: &'a Lake,
         batch: &'a Batch,
         previous: Option<&'a Snapshot>,
@@ -59,6 +62,7 @@ impl<'a> JobContext<'a> {
             batch,
             previous,
             options,
+            events: batch.columns.events(lake).await?,
             runtime,
             seen: Mutex::default(),
             outcomes: Mutex::default(),
@@ -85,7 +89,9 @@ impl<'a> JobContext<'a> {
     /// [`TransformError::Lake`].
     pub async fn base(&self, spec: &'static TableSpec) -> Result<Option<Table>, TransformError> {
         match crate::batch::base_version(self.batch, spec) {
-            Some(version) => Ok(Some(Table::open_at(self.lake, spec, version).await?)),
+            Some(version) => {
+                Ok(Some(Table::open_at(self.lake, self.with_own_columns(spec), version).await?))
+            }
             None => Ok(None),
         }
     }
@@ -98,11 +104,15 @@ impl<'a> JobContext<'a> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(spec.name).cloned();
         let table = match seen {
             Some(table) => table.newest().await?,
-            None => Table::open_or_create(self.lake, spec).await?,
+            None => Table::open_or_create(self.lake, self.with_own_columns(spec)).await?,
         };
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.insert(spec.name, table.clone());
         Ok(table)
+    }
+
+    fn with_own_columns(&self, spec: &'static TableSpec) -> &'static TableSpec {
+        if spec.name == self.events.name { self.events } else { spec }
     }
 
     /// Notes what a check found; what an attempt before this one found is forgotten.
@@ -137,12 +147,29 @@ impl<'a> JobContext<'a> {
             .and_then(|snapshot| snapshot.derived_from.get(table.name)?.get(upstream.name));
         Ok(match taken {
             Some(version) if *version == current.version() => Change::default(),
+            Some(version) if self.only_filled(upstream, table, *version, current.version()) => {
+                Change::default()
+            }
             Some(version) => {
                 let before = Table::open_at(self.lake, upstream, *version).await?;
                 current.since(Some(&before))
             }
             None => current.since(None),
         })
+    }
+
+    /// True where nothing became of `upstream` but a backfill of the shop's own columns by this
+    /// batch, which none of our jobs reads.
+    fn only_filled(&self, upstream: &TableSpec, table: &TableSpec, taken: u64, now: u64) -> bool {
+        let batch = self.batch;
+        let is_fill = batch.backfill.as_ref().is_some_and(|backfill| !backfill.channels);
+        is_fill
+            && upstream.name == EVENTS.name
+            && TableSpec::find(table.name).is_some()
+            && batch.objects(RawKind::Events).next().is_none()
+            && batch.base.get(EVENTS.name) == Some(&taken)
+            // The batch's own commit, and no other.
+            && now == taken + 1
     }
 
     /// By what definition ([`crate::batch::Batch::definition_of`]) a table was made last.

@@ -31,8 +31,10 @@ use tokio::sync::OnceCell;
 
 use super::context::{files_in, table_of};
 use super::query::sorted_by;
+use super::refill::Refill;
 use super::{JobContext, Output};
 use crate::TransformError;
+use crate::columns::Filler;
 use crate::decode::columns::{OLD_COLUMN, ROW_COLUMN, staged_schema};
 use crate::decode::raw::{Copy, LINE_BITS, RawPartition, SharedTally, received_range};
 use crate::dedupe::{self, Reason, Verdict};
@@ -71,6 +73,13 @@ struct Judged {
     displaced: HashMap<RowKey, Reason>,
 }
 
+/// Rows of the table that an earlier copy displaces, and their days.
+#[derive(Default)]
+struct Displaced {
+    rows: HashMap<RowKey, Reason>,
+    days: BTreeSet<Date>,
+}
+
 /// What one stream gave.
 #[derive(Default)]
 struct Written {
@@ -82,30 +91,37 @@ struct Written {
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let mut output = Output::default();
     let mut rejected = rejects::of_raw(context).await?;
+    let own = Arc::new(Filler::new(&context.batch.columns, context.events));
     let objects: Vec<_> = context
         .batch
         .objects(RawKind::Events)
         .map(|(number, object)| (number, object.clone()))
         .collect();
+    let base = context.base(&EVENTS).await?;
+    let refill = Refill::of(context, base.as_ref()).await?;
+    let mut written = Written::default();
+    let mut displaced = Displaced::default();
     if !objects.is_empty() {
-        let base = context.base(&EVENTS).await?;
         let base_files = base.as_ref().map(|table| table.files().to_vec()).unwrap_or_default();
         let mut context_from =
             context.batch.touched_days.first().map(|day| day.days() - LOOKBACK_DAYS);
         // A displaced row outside of the context needs a wider one: rare, and then done again.
-        let (written, shared) = loop {
-            let (written, shared) = pass(context, &objects, &base_files, context_from).await?;
-            let displaced = displaced_days(&shared);
-            let needed = displaced.first().map(|day| day.days() - LOOKBACK_DAYS);
+        let shared = loop {
+            let done = pass(context, &objects, &base_files, context_from, &own).await?;
+            displaced = Displaced::of(&done.1);
+            let needed = displaced.days.first().map(|day| day.days() - LOOKBACK_DAYS);
             if needed.is_none() || needed >= context_from {
-                break (written, shared);
+                written = done.0;
+                break done.1;
             }
             context_from = needed;
         };
         rejected.extend(std::mem::take(&mut tally(&shared.tally).rejects));
-        count(&mut output, &shared, &written);
-        apply(context, base.as_ref(), written, &shared, &mut output).await?;
+        count(&mut output, &written, &displaced);
     }
+    apply(context, base.as_ref(), written, &displaced, refill.as_ref(), &mut output).await?;
+    output.notices = own.notices();
+    output.notices.extend(refill.iter().flat_map(Refill::notices));
     let rejects = rejects::change(context, JOB, rejected).await?;
     output.counts.insert("rejects", rejects.adds.iter().map(|file| file.rows).sum());
     output.changes.insert("rejects", rejects);
@@ -116,20 +132,18 @@ fn tally(shared: &SharedTally) -> std::sync::MutexGuard<'_, crate::decode::raw::
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn displaced_days(shared: &Shared) -> BTreeSet<Date> {
-    let judged = shared.verdict.get();
-    judged
-        .iter()
-        .flat_map(|judged| judged.verdict.displaced.keys())
-        .map(|at| shared.old_rows[*at].dt)
-        .collect()
+impl Displaced {
+    fn of(shared: &Shared) -> Self {
+        let Some(judged) = shared.verdict.get() else { return Self::default() };
+        let days = judged.verdict.displaced.keys().map(|at| shared.old_rows[*at].dt).collect();
+        Self { rows: judged.displaced.clone(), days }
+    }
 }
 
-fn count(output: &mut Output, shared: &Shared, written: &Written) {
+fn count(output: &mut Output, written: &Written, displaced: &Displaced) {
     output.counts.insert("events", written.events.iter().map(|file| file.rows).sum());
     let duplicates: usize = written.duplicates.iter().map(RecordBatch::num_rows).sum();
-    let displaced = shared.verdict.get().map_or(0, |judged| judged.displaced.len());
-    output.counts.insert("event_duplicates", (duplicates + displaced) as u64);
+    output.counts.insert("event_duplicates", (duplicates + displaced.rows.len()) as u64);
 }
 
 /// The one pass over the new objects.
@@ -138,6 +152,7 @@ async fn pass(
     objects: &[(u32, clickmill_lake::landing::LandedObject)],
     base_files: &[DataFile],
     context_from: Option<i32>,
+    own: &Arc<Filler>,
 ) -> Result<(Written, Arc<Shared>), TransformError> {
     let fail = TransformError::job(JOB);
     let session = context.session();
@@ -176,9 +191,9 @@ async fn pass(
     let sorted = sorted_by(plan, EVENTS.sort).map_err(&fail)?;
     let streams = execute_stream_partitioned(sorted, session.task_ctx()).map_err(&fail)?;
     let workers = streams.into_iter().map(|stream| {
-        let (lake, shared) = (context.lake.clone(), Arc::clone(&shared));
+        let (lake, shared, own) = (context.lake.clone(), Arc::clone(&shared), Arc::clone(own));
         let sessionizer = Sessionizer::new(context.batch.sessions);
-        tokio::spawn(async move { consume(&lake, stream, sessionizer, &shared).await })
+        tokio::spawn(async move { consume(&lake, stream, sessionizer, &shared, &own).await })
     });
     let mut all = Written::default();
     for worker in futures::future::join_all(workers).await {
@@ -316,10 +331,10 @@ async fn consume(
     mut stream: SendableRecordBatchStream,
     mut sessionizer: Sessionizer,
     shared: &Shared,
+    own: &Filler,
 ) -> Result<Written, TransformError> {
     let mut written = Written::default();
-    let mut writer = PartitionWriter::new(lake, &EVENTS, Sorted::Yes);
-    let schema = arrow_schema(&EVENTS);
+    let mut writer = PartitionWriter::new(lake, own.spec(), Sorted::Yes);
     while let Some(batch) = stream.try_next().await.map_err(TransformError::job(JOB))? {
         // The sort has seen every row, so every copy of every event is in the tally.
         let judged = shared.verdict.get_or_try_init(|| async { judge(shared) }).await?;
@@ -336,8 +351,7 @@ async fn consume(
             }
         })?;
         written.moved.extend(done.moved);
-        let rows = RecordBatch::try_new(Arc::clone(&schema), done.new_rows.columns().to_vec())?;
-        writer.write(&rows).await?;
+        writer.write(&own.fill(&done.new_rows)?).await?;
     }
     written.events = writer.finish().await?;
     Ok(written)
@@ -420,20 +434,33 @@ async fn apply(
     context: &JobContext<'_>,
     base: Option<&Table>,
     written: Written,
-    shared: &Shared,
+    displaced: &Displaced,
+    refill: Option<&Refill>,
     output: &mut Output,
 ) -> Result<(), TransformError> {
     let Written { events, mut duplicates, moved } = written;
-    let none = HashMap::new();
-    let displaced = shared.verdict.get().map_or(&none, |judged| &judged.displaced);
-    let mut days = displaced_days(shared);
+    let mut days = displaced.days.clone();
     days.extend(moved.iter().map(|row| row.dt));
+    days.extend(refill.iter().flat_map(|refill| &refill.days));
     let mut change = Change { adds: events, removes: Vec::new() };
-    if let (Some(base), false) = (base, days.is_empty()) {
-        change.removes = files_in(base, &days);
-        let rewritten = rewrite(context, &change.removes, &moved, displaced).await?;
-        change.adds.extend(rewritten.events);
-        duplicates.extend(rewritten.duplicates);
+    if let Some(base) = base {
+        let moved: HashMap<(&str, &str, i64), &Moved> = moved
+            .iter()
+            .map(|row| ((row.app_id.as_str(), row.event_id.as_str(), row.received_ts), row))
+            .collect();
+        // Day by day: what is held is bounded by one.
+        for day in &days {
+            let files = files_in(base, &BTreeSet::from([*day]));
+            let refill = refill.filter(|refill| refill.days.contains(day));
+            let rewritten = rewrite(context, &files, &moved, &displaced.rows, refill).await?;
+            if refill.is_some() {
+                let rows: u64 = rewritten.events.iter().map(|file| file.rows).sum();
+                *output.counts.entry("backfilled").or_default() += rows;
+            }
+            change.removes.extend(files);
+            change.adds.extend(rewritten.events);
+            duplicates.extend(rewritten.duplicates);
+        }
     }
     output.counts.insert("rewritten_days", days.len() as u64);
     output.changes.insert("events", change);
@@ -447,27 +474,25 @@ async fn apply(
     Ok(())
 }
 
-/// Copies files of the table, with rows moved to their new session and displaced ones set aside.
+/// Copies files of the table, with rows moved to their new session, displaced ones set aside, and
+/// columns filled anew.
 async fn rewrite(
     context: &JobContext<'_>,
     files: &[DataFile],
-    moved: &[Moved],
+    moved: &HashMap<(&str, &str, i64), &Moved>,
     displaced: &HashMap<RowKey, Reason>,
+    refill: Option<&Refill>,
 ) -> Result<Written, TransformError> {
     let fail = TransformError::job(JOB);
-    let moved: HashMap<(&str, &str, i64), &Moved> = moved
-        .iter()
-        .map(|row| ((row.app_id.as_str(), row.event_id.as_str(), row.received_ts), row))
-        .collect();
     let session = context.session();
-    let rows = session.read_table(table_of(&EVENTS, files.to_vec())).map_err(&fail)?;
+    let rows = session.read_table(table_of(context.events, files.to_vec())).map_err(&fail)?;
     let plan = rows.create_physical_plan().await.map_err(&fail)?;
     let plan =
         Arc::new(datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec::new(plan));
     let sorted = sorted_by(plan, EVENTS.sort).map_err(&fail)?;
     let mut streams = execute_stream_partitioned(sorted, session.task_ctx()).map_err(&fail)?;
     let mut written = Written::default();
-    let mut writer = PartitionWriter::new(context.lake, &EVENTS, Sorted::Yes);
+    let mut writer = PartitionWriter::new(context.lake, context.events, Sorted::Yes);
     for stream in &mut streams {
         while let Some(batch) = stream.try_next().await.map_err(&fail)? {
             let schema = batch.schema();
@@ -508,8 +533,12 @@ async fn rewrite(
             columns[schema.index_of("session_id")?] = Arc::new(new_ids);
             columns[schema.index_of("session_seq")?] = Arc::new(new_seqs);
             let stays: BooleanArray = gone.iter().map(|reason| Some(reason.is_none())).collect();
-            let batch = RecordBatch::try_new(arrow_schema(&EVENTS), columns)?;
-            writer.write(&arrow::compute::filter_record_batch(&batch, &stays)?).await?;
+            let batch = RecordBatch::try_new(arrow_schema(context.events), columns)?;
+            let mut batch = arrow::compute::filter_record_batch(&batch, &stays)?;
+            if let Some(refill) = refill {
+                batch = refill.fill(&batch)?;
+            }
+            writer.write(&batch).await?;
         }
     }
     written.events = writer.finish().await?;

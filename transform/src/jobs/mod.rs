@@ -27,6 +27,7 @@ mod pairs;
 mod product_daily;
 mod products;
 mod query;
+mod refill;
 mod search_daily;
 mod sessions;
 mod source_exports;

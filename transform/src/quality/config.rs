@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use clickmill_schemas::tables::{Kind, TableSpec};
+use clickmill_schemas::tables::{EVENTS, Kind, TableSpec};
 use serde::Deserialize;
 
 use crate::sources::config::Age;
@@ -97,8 +97,10 @@ impl TryFrom<BTreeMap<String, Vec<Settings>>> for QualityConfig {
             for (at, settings) in checks.into_iter().enumerate() {
                 let place = format!("[[quality.{table}]] number {}, {}", at + 1, settings.check);
                 let check = settings.read(&table).map_err(|what| format!("{place}: {what}"))?;
-                // The columns of a shop's own tables are known when its jobs are read.
-                if let Some(spec) = TableSpec::find(&table) {
+                // The columns of a shop's own tables, and its own ones of `events`, are known when
+                // the rest of the configuration and its jobs are read.
+                if let Some(spec) = TableSpec::find(&table).filter(|spec| spec.name != EVENTS.name)
+                {
                     check.fits(spec).map_err(|what| format!("{place}: {what}"))?;
                 }
                 read.push(check);

@@ -55,7 +55,7 @@ pub(crate) struct Outcome {
 /// Outcomes by table and the check's place in its list.
 pub(crate) type Outcomes = BTreeMap<(&'static str, usize), Outcome>;
 
-/// Refuses checks of tables and columns that are not there.
+/// Refuses checks of tables and columns that are not there, in ours and in those of `shop`.
 ///
 /// # Errors
 /// [`TransformError::UnknownTable`], [`TransformError::UnfitCheck`].
@@ -66,6 +66,7 @@ pub(crate) fn check_config(
     for table in config.tables() {
         let own = shop.iter().copied().find(|spec| spec.name == table);
         let Some(spec) = own.or_else(|| TableSpec::find(table)) else {
+            let shop = shop.iter().filter(|spec| TableSpec::find(spec.name).is_none());
             let known = clickmill_schemas::tables::TABLES.iter().chain(shop);
             let known: Vec<&str> = known.map(|spec| spec.name).collect();
             return Err(TransformError::UnknownTable {

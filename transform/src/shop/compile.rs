@@ -28,6 +28,7 @@ pub(crate) struct Compiled {
 }
 
 /// Checks the jobs, and puts them in an order in which each stands after those that it reads.
+/// They see `events` with the shop's own columns.
 ///
 /// # Errors
 /// [`TransformError::ShopJob`] for the first that is wrong, [`TransformError::Lake`] where the
@@ -35,6 +36,7 @@ pub(crate) struct Compiled {
 pub(crate) async fn compile(
     lake: &Lake,
     jobs: &[ShopJob],
+    events: &'static TableSpec,
 ) -> Result<Vec<Compiled>, TransformError> {
     let mut made: BTreeMap<&str, &ShopJob> = BTreeMap::new();
     for job in jobs {
@@ -48,7 +50,11 @@ pub(crate) async fn compile(
         let of = |names: &[String]| -> Vec<&'static TableSpec> {
             let shop =
                 |name: &String| compiled.iter().find(|c| c.spec.name == name).map(|c| c.spec);
-            names.iter().filter_map(|name| shop(name).or_else(|| TableSpec::find(name))).collect()
+            let ours = |name: &String| match name == events.name {
+                true => Some(events),
+                false => TableSpec::find(name),
+            };
+            names.iter().filter_map(|name| shop(name).or_else(|| ours(name))).collect()
         };
         let (depends, looks_up) = (of(&job.depends), of(&job.looks_up));
         let spec = specify(job, depends.iter().chain(&looks_up)).await?;

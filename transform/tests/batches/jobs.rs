@@ -9,7 +9,7 @@ use crate::support::history::{BATCHES, histories};
 use crate::support::shop::Shop;
 use crate::{first_batch, orders_csv, second_batch, view};
 
-fn job(text: &str) -> ShopJob {
+pub fn job(text: &str) -> ShopJob {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("job.sql"), text).expect("writes");
     let jobs = ShopJob::load(folder.path()).expect("a job");

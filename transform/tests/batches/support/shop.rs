@@ -52,6 +52,10 @@ pub struct Shop {
     pub quality: &'static str,
     /// The `[currency]` of its configuration; `FOLDER` as in `sources`.
     pub currency: &'static str,
+    /// The `[columns]` of its configuration.
+    pub columns: &'static str,
+    /// The `[channels]` of its configuration.
+    pub channels: &'static str,
     /// Streams that a run is spread over.
     pub parallelism: usize,
 }
@@ -98,6 +102,8 @@ impl Shop {
             jobs: Vec::new(),
             quality: "",
             currency: "",
+            columns: "",
+            channels: "",
             parallelism: 2,
         }
     }
@@ -113,6 +119,8 @@ impl Shop {
             jobs: self.jobs.clone(),
             quality: self.quality,
             currency: self.currency,
+            columns: self.columns,
+            channels: self.channels,
             parallelism: self.parallelism,
             ..copy
         }
@@ -187,6 +195,8 @@ impl Shop {
             tables: self.tables.clone(),
             parallelism: self.parallelism,
             sources,
+            columns: toml::from_str(self.columns).expect("columns"),
+            channels: Arc::new(toml::from_str(self.channels).expect("channels")),
             shop_jobs: self.jobs.clone().into(),
             quality: Arc::new(quality),
             currency: (!currency.is_empty())
