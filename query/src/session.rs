@@ -47,8 +47,17 @@ pub enum QueryError {
     #[error("{0}")]
     Statement(String),
     /// Planning or running the query failed.
-    #[error("the query failed: {0}")]
-    Query(#[source] DataFusionError),
+    #[error("the query failed: {}", said(.0))]
+    Query(DataFusionError),
+}
+
+/// The engine's word, once: its causes say the same again, and name every column that there is.
+fn said(error: &DataFusionError) -> String {
+    let text = error.find_root().strip_backtrace();
+    match text.split_once("\nValid fields are ") {
+        Some((said, _)) => format!("{said} DESCRIBE lists the columns of a table."),
+        None => text,
+    }
 }
 
 /// What queries of a session cost so far.

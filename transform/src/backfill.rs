@@ -1,7 +1,7 @@
 //! Days of `events` made again by the configuration of now: the shop's own columns
 //! ([`crate::OwnColumns`]), and channels where they are asked for.
 //!
-//! A batch names the days; those whose rows would differ are rewritten, and no others. Own
+//! A batch names the days whose rows would differ, and writes them again. Own
 //! columns touch no table of ours, so the tables derived from `events` stay as they are; the
 //! shop's jobs see the days as changed. With channels, derived tables follow as always.
 
@@ -15,12 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::batch::MAX_BATCH_BYTES;
+use crate::jobs::{self, JobContext};
 use crate::run::{self, Progress, RunOptions, RunReport};
+use crate::sources::{Notice, Severity};
 
 /// What a batch makes again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backfill {
-    /// Partitions of `events`.
+    /// Partitions of `events`, of which a row has another value by the configuration.
     pub days: BTreeSet<Date>,
     /// True where events get their channel anew, too.
     pub channels: bool,
@@ -49,12 +51,20 @@ pub async fn run(
 ) -> Result<RunReport, TransformError> {
     let mut report = run::run(lake, options, progress).await?;
     for days in groups(lake, range).await? {
-        let backfill = Backfill { days, channels: range.channels };
-        run::amended(lake, options, progress, &mut report, |batch| {
-            batch.backfill = Some(backfill.clone());
+        run::amended(lake, options, progress, &mut report, async |batch| {
+            batch.backfill = Some(Backfill { days: days.clone(), channels: range.channels });
+            let context = JobContext::new(lake, batch, None, options).await?;
+            let stale = jobs::stale_days(&context).await?;
+            let is_needed = !stale.is_empty();
+            batch.backfill = Some(Backfill { days: stale, channels: range.channels });
+            Ok(is_needed)
         })
         .await?;
     }
+    // That a backfill is due.
+    let is_due =
+        |notice: &Notice| notice.source == EVENTS.name && notice.severity == Severity::Remark;
+    report.notices.retain(|notice| !is_due(notice));
     Ok(report)
 }
 

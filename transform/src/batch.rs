@@ -211,10 +211,7 @@ pub async fn next(
     if batch.is_idle(snapshot.as_ref()) && !batch.has_new_rates(previous.as_ref()) {
         return Ok(Plan::Nothing(notices));
     }
-    failpoint::hit("etl.before_batch");
-    let created = write_down(lake, &batch).await?;
-    failpoint::hit("etl.batch_written");
-    match created {
+    match write_down(lake, &batch).await? {
         Created::Yes => Ok(Plan::Run(Box::new(batch), snapshot, notices)),
         Created::No => Ok(Plan::Lost),
     }
@@ -253,7 +250,10 @@ pub(crate) async fn write_down(lake: &Lake, batch: &Batch) -> Result<Created, Tr
     if let Some(rates) = &batch.rates {
         rates.keep(lake).await?;
     }
-    Ok(history::create(lake, Series::Batches, batch.batch, batch).await?)
+    failpoint::hit("etl.before_batch");
+    let created = history::create(lake, Series::Batches, batch.batch, batch).await?;
+    failpoint::hit("etl.batch_written");
+    Ok(created)
 }
 
 /// What the next batch would take in, without writing it down.
@@ -312,6 +312,9 @@ pub async fn plan(
         take_raw(lake, &mut batch).await?;
     }
     let mut notices = Vec::new();
+    if let Some(previous) = previous.filter(|_| batch.base.contains_key(EVENTS.name)) {
+        notices.extend(batch.columns.unlike(&previous.columns));
+    }
     if crate::jobs::SOURCE_TABLES.iter().any(|table| targets.contains(*table)) {
         let discovery = sources::discover(lake, sources, &batch.live_reads).await;
         notices = discovery.notices;

@@ -179,6 +179,21 @@ impl OwnColumns {
         self.0.is_empty()
     }
 
+    /// What to say where events of before were taken in with other columns.
+    pub(crate) fn unlike(&self, before: &Self) -> Option<Notice> {
+        let is_new = |(name, column): &(&String, &OwnColumn)| before.0.get(*name) != Some(*column);
+        let names: Vec<&str> =
+            self.0.iter().filter(is_new).map(|(name, _)| name.as_str()).collect();
+        (!names.is_empty()).then(|| Notice {
+            source: EVENTS.name.to_owned(),
+            subject: format!("[columns] {}", names.join(", ")),
+            severity: Severity::Remark,
+            problem: "new, or taken from elsewhere now: events of before stay as they are"
+                .to_owned(),
+            advice: "`clickmill etl backfill` gives them their values".to_owned(),
+        })
+    }
+
     /// The table `events` as it is in the lake, and with these columns.
     ///
     /// # Errors

@@ -66,7 +66,11 @@ pub async fn raw(
 ) -> Result<RunReport, TransformError> {
     let mut report = run::run(lake, options, progress).await?;
     for group in groups(taken(lake, range).await?) {
-        run::amended(lake, options, progress, &mut report, |batch| batch.replay(&group)).await?;
+        run::amended(lake, options, progress, &mut report, async |batch| {
+            batch.replay(&group);
+            Ok(true)
+        })
+        .await?;
     }
     Ok(report)
 }

@@ -214,7 +214,7 @@ pub async fn run(
     }
 }
 
-/// One more batch, of what is new and of what `amend` puts into it.
+/// One more batch, of what is new and of what `amend` puts into it; none where that is nothing.
 ///
 /// # Errors
 /// [`TransformError`]. What was committed stays; the next run finishes the batch.
@@ -223,7 +223,7 @@ pub(crate) async fn amended(
     options: &RunOptions,
     progress: &dyn Progress,
     report: &mut RunReport,
-    amend: impl Fn(&mut Batch),
+    amend: impl AsyncFn(&mut Batch) -> Result<bool, TransformError>,
 ) -> Result<(), TransformError> {
     for _ in 0..MAX_PLAN_ATTEMPTS {
         let (previous, snapshot) = batch::last(lake).await?;
@@ -233,7 +233,9 @@ pub(crate) async fn amended(
             let planned =
                 batch::plan(lake, &options.all_tables(), options, previous.as_ref()).await?;
             let (mut batch, notices) = planned;
-            amend(&mut batch);
+            if !amend(&mut batch).await? {
+                return Ok(());
+            }
             if batch::write_down(lake, &batch).await? == Created::Yes {
                 let done = run_batch(lake, options, progress, &batch, snapshot.as_ref()).await?;
                 add_notices(&mut report.notices, notices);

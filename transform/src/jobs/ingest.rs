@@ -98,7 +98,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
         .map(|(number, object)| (number, object.clone()))
         .collect();
     let base = context.base(&EVENTS).await?;
-    let refill = Refill::of(context, base.as_ref()).await?;
+    let refill = Refill::of(context);
     let mut written = Written::default();
     let mut displaced = Displaced::default();
     if !objects.is_empty() {
@@ -435,13 +435,13 @@ async fn apply(
     base: Option<&Table>,
     written: Written,
     displaced: &Displaced,
-    refill: Option<&Refill>,
+    refill: Option<&Refill<'_>>,
     output: &mut Output,
 ) -> Result<(), TransformError> {
     let Written { events, mut duplicates, moved } = written;
     let mut days = displaced.days.clone();
     days.extend(moved.iter().map(|row| row.dt));
-    days.extend(refill.iter().flat_map(|refill| &refill.days));
+    days.extend(refill.iter().flat_map(|refill| refill.days));
     let mut change = Change { adds: events, removes: Vec::new() };
     if let Some(base) = base {
         let moved: HashMap<(&str, &str, i64), &Moved> = moved
@@ -481,7 +481,7 @@ async fn rewrite(
     files: &[DataFile],
     moved: &HashMap<(&str, &str, i64), &Moved>,
     displaced: &HashMap<RowKey, Reason>,
-    refill: Option<&Refill>,
+    refill: Option<&Refill<'_>>,
 ) -> Result<Written, TransformError> {
     let fail = TransformError::job(JOB);
     let session = context.session();

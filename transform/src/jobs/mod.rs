@@ -43,6 +43,7 @@ use futures::future::BoxFuture;
 pub use context::{JobContext, files_in, table_of};
 pub(crate) use context::{touched_days, widened};
 pub(crate) use query::{Spread, register_days, replace_differing_rows, same_rows, write};
+pub(crate) use refill::stale_days;
 
 use crate::TransformError;
 use crate::shop::ShopJob;

@@ -7,6 +7,7 @@ use arrow::array::{Array as _, ArrayRef, AsArray, Int32Array, RecordBatch, Strin
 use arrow::compute::kernels::cmp::distinct;
 use clickmill_lake::table::Table;
 use clickmill_schemas::Date;
+use clickmill_schemas::tables::EVENTS;
 use datafusion::prelude::col;
 use futures::TryStreamExt as _;
 
@@ -30,31 +31,34 @@ const TRAFFIC_COLUMNS: &[&str] = &[
     "channel_rules_version",
 ];
 
-/// The days whose rows have other values by the configuration of now, and how to give them.
-pub struct Refill {
-    pub days: BTreeSet<Date>,
+/// The days that a batch makes again, and how.
+pub struct Refill<'a> {
+    pub days: &'a BTreeSet<Date>,
     own: Filler,
     channels: Option<Arc<ChannelRules>>,
 }
 
-impl Refill {
-    /// Of what a batch is to make again; `None` where that is nothing.
-    pub async fn of(
-        context: &JobContext<'_>,
-        base: Option<&Table>,
-    ) -> Result<Option<Self>, TransformError> {
-        let (Some(backfill), Some(base)) = (&context.batch.backfill, base) else { return Ok(None) };
-        let new = || Filler::new(&context.batch.columns, context.events);
-        let channels = backfill.channels.then(|| Arc::clone(&context.options.channels));
-        let mut refill = Self { days: BTreeSet::new(), own: new(), channels };
-        for day in backfill.days.intersection(&base.days()) {
-            if refill.differs(context, base, *day).await? {
-                refill.days.insert(*day);
-            }
+/// Of the days that the batch is to make again, those of which a row would have another value.
+pub async fn stale_days(context: &JobContext<'_>) -> Result<BTreeSet<Date>, TransformError> {
+    let mut stale = BTreeSet::new();
+    let (Some(refill), Some(base)) = (Refill::of(context), context.base(&EVENTS).await?) else {
+        return Ok(stale);
+    };
+    for day in refill.days.intersection(&base.days()) {
+        if refill.differs(context, &base, *day).await? {
+            stale.insert(*day);
         }
-        // What did not fit is counted where it is written.
-        refill.own = new();
-        Ok(Some(refill))
+    }
+    Ok(stale)
+}
+
+impl<'a> Refill<'a> {
+    /// Of what a batch is to make again; `None` where that is nothing.
+    pub fn of(context: &JobContext<'a>) -> Option<Self> {
+        let backfill = context.batch.backfill.as_ref()?;
+        let own = Filler::new(&context.batch.columns, context.events);
+        let channels = backfill.channels.then(|| Arc::clone(&context.options.channels));
+        Some(Self { days: &backfill.days, own, channels })
     }
 
     /// True where a row of the day would have another value.

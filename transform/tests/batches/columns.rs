@@ -143,6 +143,16 @@ async fn a_backfill_gives_days_of_before_what_they_would_have_had() {
         to: Date::parse("2026-03-11").ok(),
         channels: false,
     };
+    let report = shop.run().await;
+    assert!(report.batches.is_empty());
+    assert_eq!(
+        told(&report),
+        [
+            "source `events`, [columns] ends, plan, price, seats, trial, variant: new, or taken from \
+          elsewhere now: events of before stay as they are; `clickmill etl backfill` gives them \
+          their values"
+        ]
+    );
     let first = shop.files("events", "2026-03-10").await;
     assert_eq!(counted(&backfilled(&shop, range).await), 2);
     assert_eq!(shop.files("events", "2026-03-10").await, first, "another day");
