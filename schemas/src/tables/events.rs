@@ -23,7 +23,7 @@ pub const EVENTS: TableSpec = TableSpec {
     doc: "What visitors, customers and the shop did. One row for each (`app_id`, `event_id`) within \
           7 days of `received_ts`: the least by (`received_ts`, `collector_id`, `wal_seq`). Bots, \
           late and invalid events stay, flagged. Other copies are in `event_duplicates`.",
-    key: &["app_id", "event_id"],
+    key: &["app_id", "event_id", "received_ts"],
     sort: &["visitor_id", "event_ts", "event_id"],
     stats: &["visitor_id", "event_ts", "received_ts", "event_name", "order_id", "event_id"],
     partitioned: true,

@@ -5,8 +5,8 @@ use clickmill_schemas::RawJson;
 use clickmill_transform::{ShopJob, TransformError};
 use proptest::test_runner::{Config, TestRunner};
 
-use crate::support::history::{BATCHES, histories};
-use crate::support::shop::Shop;
+use crate::support::history::{BATCHES, histories, plain};
+use crate::support::shop::{Shop, at};
 use crate::{first_batch, orders_csv, second_batch, view};
 
 pub fn job(text: &str) -> ShopJob {
@@ -73,6 +73,25 @@ async fn a_jobs_query_reads_what_has_no_column() {
     shop.run().await;
     let rows = shop.sql("SELECT event_id, plan, used, seats FROM plans").await;
     assert_eq!(rows, ["a|gold|3|12", "b|-|-|-", "c|-|-|-"]);
+}
+
+#[tokio::test]
+async fn a_copy_that_comes_after_a_week_is_appended_like_any_event() {
+    let mut shop = Shop::new().await;
+    shop.jobs = vec![job("-- table: log\n-- mode: append\n-- depends: events\n\
+         SELECT event_id, received_ts FROM events")];
+    shop.land(&[view("a", "v", "2026-03-10T10:00:00Z"), view("b", "v", "2026-03-10T10:10:00Z")])
+        .await;
+    shop.run().await;
+    let before = shop.files("events", "2026-03-10").await;
+    let sent = at("2026-03-10T10:00:00Z");
+    shop.land(&[plain("a", "page_view", "v", sent, at("2026-03-19T10:00:00Z"))]).await;
+    shop.run().await;
+    assert_ne!(shop.files("events", "2026-03-10").await, before, "the day is written again");
+    let rows = "SELECT event_id, received_ts FROM";
+    let wanted = shop.sql(&format!("{rows} events")).await;
+    assert_eq!(wanted.len(), 3);
+    assert_eq!(shop.sql(&format!("{rows} log")).await, wanted);
 }
 
 #[test]
