@@ -85,6 +85,7 @@ impl Config {
             None => Vec::new(),
         };
         Ok(RunOptions {
+            memory_limit_bytes: crate::memory::default_limit(),
             shop_jobs: shop_jobs.into(),
             quality: Arc::new(self.quality.clone()),
             sources: self.sources.clone(),

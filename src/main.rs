@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod context;
 mod demo;
+mod memory;
 
 use std::process::ExitCode;
 

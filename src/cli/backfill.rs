@@ -33,7 +33,7 @@ pub struct Args {
     /// Also decide channels anew; sessions and all that follows from channels is made again
     #[arg(long)]
     channels: bool,
-    /// What queries may hold in memory before they spill to disk (500MB, 2GB)
+    /// What queries may hold in memory before they spill to disk (500MB, 2GB) [default: half of it]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<usize>,
     #[command(flatten)]
@@ -46,7 +46,7 @@ pub async fn run(args: Args, configured: RunOptions, lake: &Lake) -> anyhow::Res
         eprintln!("error: --from is after --to");
         return Ok(ExitCode::from(EXIT_USAGE));
     }
-    let options = RunOptions { memory_limit_bytes: memory_limit, ..configured };
+    let options = configured.with_memory_limit(memory_limit);
     if options.columns.is_empty() && !channels {
         eprintln!(
             "error: there is nothing to fill: the configuration has no [columns], and --channels \

@@ -57,7 +57,7 @@ struct RunArgs {
     /// Only these tables and what they are derived from
     #[arg(long, value_delimiter = ',', value_name = "TABLE,...")]
     tables: Option<Vec<String>>,
-    /// What queries may hold in memory before they spill to disk (500MB, 2GB)
+    /// What queries may hold in memory before they spill to disk (500MB, 2GB) [default: half of it]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<usize>,
     /// When the daily jobs run, those that look back far: identity, lifetime values, ...
@@ -132,9 +132,8 @@ async fn run_once(
     debug_assert_eq!(args.engine, "local");
     let options = RunOptions {
         tables: args.tables,
-        memory_limit_bytes: args.memory_limit,
         daily: args.daily.into(),
-        ..configured
+        ..configured.with_memory_limit(args.memory_limit)
     };
     if let Some(exit) = refused(lake, &options).await? {
         return Ok(exit);

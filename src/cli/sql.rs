@@ -14,6 +14,7 @@ use futures::TryStreamExt as _;
 
 use super::etl::{human_bytes, parse_size};
 use crate::context::Context;
+use crate::memory::default_limit;
 
 /// Ask the lake's tables in SQL
 #[derive(clap::Args)]
@@ -40,7 +41,7 @@ pub struct Args {
     /// Print time, bytes read from the object store, files and partitions pruned, on stderr
     #[arg(long)]
     stats: bool,
-    /// What a query may hold in memory before it spills to disk (500MB, 2GB)
+    /// What a query may hold in memory before it spills to disk (500MB, 2GB) [default: half of it]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory_limit: Option<usize>,
 }
@@ -94,8 +95,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(super::EXIT_USAGE));
     }
     let lake = Lake::open(&context.lake).await?;
-    let options =
-        SessionOptions { memory_limit_bytes: args.memory_limit, ..SessionOptions::default() };
+    let options = SessionOptions {
+        memory_limit_bytes: args.memory_limit.or_else(default_limit),
+        ..SessionOptions::default()
+    };
     let session = Session::open_with(&lake, &options).await?;
     for statement in statements {
         let before = session.stats();

@@ -118,7 +118,8 @@ SELECT model, channel, sum(net * CAST(until AS HUGEINT) // CAST(whole AS HUGEINT
 FROM summed WHERE w > 0 GROUP BY model, channel"""
 
 SEARCHES = """
-SELECT lower(query), count(*), count(*) FILTER (WHERE results = 0) AS nothing
+SELECT lower(query), count(*), count(*) FILTER (WHERE results = 0) AS nothing,
+  nothing / count(results)
 FROM steps ANTI JOIN bots USING (visitor, number) WHERE name = 'Products Searched'
 GROUP BY lower(query) HAVING nothing > 0 ORDER BY nothing DESC, lower(query)"""
 

@@ -115,6 +115,12 @@ impl Default for RunOptions {
 }
 
 impl RunOptions {
+    /// With another limit of memory, where there is one.
+    #[must_use]
+    pub fn with_memory_limit(self, bytes: Option<usize>) -> Self {
+        Self { memory_limit_bytes: bytes.or(self.memory_limit_bytes), ..self }
+    }
+
     /// Every table that a run can make.
     #[must_use]
     pub fn all_tables(&self) -> BTreeSet<String> {

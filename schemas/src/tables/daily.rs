@@ -89,6 +89,11 @@ pub const SEARCH_DAILY: TableSpec = TableSpec {
         required("search_query", Kind::Utf8, "As typed, in lower case, spaces trimmed and joined"),
         required("searches", Kind::Int64, "search events"),
         required("searchers", Kind::Int64, "Visitors who searched for it"),
+        optional(
+            "with_results_known",
+            Kind::Int64,
+            "Searches that say how much they found: `zero_results` is a share of these",
+        ),
         required("zero_results", Kind::Int64, "Searches that say that they found nothing"),
         required("clicks", Kind::Int64, "Searches followed by a click on, or a view of, a product"),
         required("carts", Kind::Int64, "Searches followed by an add_to_cart"),

@@ -66,7 +66,7 @@ searched AS (
 ),
 judged AS (
   SELECT s.search_query, s.visitor_id, s.dt,
-    s.shown = 0 AS found_nothing,
+    s.shown IS NOT NULL AS is_known, s.shown = 0 AS found_nothing,
     coalesce(f.clicked, false) AS clicked, coalesce(f.carted, false) AS carted,
     coalesce(b.last_seq > s.session_seq, false) AS purchased
   FROM searched s
@@ -77,13 +77,14 @@ judged AS (
 ),
 searched_by AS (
   SELECT search_query, dt, visitor_id, count(*) AS searches,
+    count(*) FILTER (WHERE is_known) AS with_results_known,
     count(*) FILTER (WHERE found_nothing) AS zero_results,
     count(*) FILTER (WHERE clicked) AS clicks, count(*) FILTER (WHERE carted) AS carts,
     count(*) FILTER (WHERE purchased) AS purchases
   FROM judged GROUP BY search_query, dt, visitor_id
 )
 SELECT search_query, dt, sum(searches) AS searches, count(visitor_id) AS searchers,
-  sum(zero_results) AS zero_results, sum(clicks) AS clicks, sum(carts) AS carts,
+  sum(with_results_known) AS with_results_known, sum(zero_results) AS zero_results, sum(clicks) AS clicks, sum(carts) AS carts,
   sum(purchases) AS purchases,
   CAST(sum(purchases) AS DOUBLE) / CAST(sum(searches) AS DOUBLE) AS conversion
 FROM searched_by GROUP BY search_query, dt";

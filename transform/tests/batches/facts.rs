@@ -255,7 +255,9 @@ async fn a_search_found_nothing_where_it_says_so_itself_whatever_others_of_the_d
     shop.run().await;
     let nothing = "SELECT search_query FROM search_daily WHERE zero_results = 1 ORDER BY 1";
     assert_eq!(shop.sql(nothing).await, ["counts none", "shows none"]);
-    assert_eq!(shop.sql("SELECT sum(searches) FROM search_daily").await, ["6"]);
+    let known =
+        "SELECT sum(searches), sum(with_results_known), sum(zero_results) FROM search_daily";
+    assert_eq!(shop.sql(known).await, ["6|4|2"]);
 }
 
 #[tokio::test]

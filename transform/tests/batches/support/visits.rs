@@ -9,7 +9,7 @@ use super::reference::{Placed, Sessions, amount, channel, is_bot, last_channel, 
 pub const QUERIES: &[(&str, &str)] = &[
     (
         "search_daily",
-        "SELECT search_query, searches, searchers, zero_results, clicks, carts, purchases, dt \
+        "SELECT search_query, searches, searchers, with_results_known, zero_results, clicks, carts, purchases, dt \
          FROM search_daily",
     ),
     (
@@ -50,6 +50,7 @@ fn of_bot(rows: &[&Placed<'_>]) -> bool {
 struct Searched<'a> {
     searches: i64,
     searchers: BTreeSet<&'a str>,
+    known: i64,
     zero_results: i64,
     clicks: i64,
     carts: i64,
@@ -73,6 +74,7 @@ fn search_daily(placed: &[Placed<'_>], sessions: &Sessions<'_>) -> Vec<String> {
         let facts = all.entry((query, day.to_string())).or_default();
         facts.searches += 1;
         facts.searchers.extend(row.event.visitor_id());
+        facts.known += i64::from(row.event.properties.is_some() || !row.event.items.is_empty());
         // All that a history's searches have there is an empty list of products.
         facts.zero_results += i64::from(row.event.properties.is_some());
         let Some((first, seq)) = row.session else { continue };
@@ -87,9 +89,10 @@ fn search_daily(placed: &[Placed<'_>], sessions: &Sessions<'_>) -> Vec<String> {
     }
     let row = |((query, day), f): ((String, String), Searched<'_>)| {
         format!(
-            "{query}|{}|{}|{}|{}|{}|{}|{day}",
+            "{query}|{}|{}|{}|{}|{}|{}|{}|{day}",
             f.searches,
             f.searchers.len(),
+            f.known,
             f.zero_results,
             f.clicks,
             f.carts,
