@@ -2,6 +2,7 @@
 //! SDK in place of a connection.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -44,37 +45,69 @@ struct Page {
     bytes: usize,
 }
 
-impl Stream {
-    /// The lines in KPL aggregates of at most so many bytes, dealt out to the shards in turn.
-    pub fn of_lines(lines: &[u8], shards: usize, aggregate_bytes: usize) -> Self {
-        let mut pages: Vec<Vec<Page>> = (0..shards).map(|_| vec![Page::default()]).collect();
-        let mut aggregate = Aggregate::new(7);
-        let (mut gathered, mut number) = (0, 0_usize);
-        let mut lines = lines.split_inclusive(|byte| *byte == b'\n').peekable();
-        while let Some(line) = lines.next() {
-            aggregate.push("k", line);
-            gathered += line.len();
-            let next = lines.peek().map_or(usize::MAX, |line| line.len());
-            if gathered.saturating_add(next) <= aggregate_bytes {
-                continue;
-            }
-            let full = std::mem::replace(&mut aggregate, Aggregate::new(7));
-            let data = full.finish();
-            let shard = &mut pages[number % shards];
-            if shard.last().is_none_or(|page| {
-                page.bytes + data.len() > PAGE_BYTES || page.records.len() >= PAGE_RECORDS
-            }) {
-                shard.push(Page::default());
-            }
-            if let Some(page) = shard.last_mut() {
-                page.bytes += data.len();
-                page.records.push(format!(
-                    r#"{{"SequenceNumber":"4959{number:052}","ApproximateArrivalTimestamp":{CREATED}.5,"Data":"{}","PartitionKey":"a"}}"#,
-                    BASE64.encode(data)
-                ));
-            }
-            (gathered, number) = (0, number + 1);
+/// A shard in the making.
+struct Shard {
+    pages: Vec<Page>,
+    aggregate: Aggregate,
+    gathered: usize,
+}
+
+impl Shard {
+    fn new() -> Self {
+        Self { pages: vec![Page::default()], aggregate: Aggregate::new(7), gathered: 0 }
+    }
+
+    /// Makes a record of what is gathered.
+    fn cut(&mut self, number: &mut usize) {
+        if std::mem::take(&mut self.gathered) == 0 {
+            return;
         }
+        let data = std::mem::replace(&mut self.aggregate, Aggregate::new(7)).finish();
+        if self.pages.last().is_none_or(|page| {
+            page.bytes + data.len() > PAGE_BYTES || page.records.len() >= PAGE_RECORDS
+        }) {
+            self.pages.push(Page::default());
+        }
+        if let Some(page) = self.pages.last_mut() {
+            page.bytes += data.len();
+            page.records.push(format!(
+                r#"{{"SequenceNumber":"4959{number:052}","ApproximateArrivalTimestamp":{CREATED}.5,"Data":"{}","PartitionKey":"a"}}"#,
+                BASE64.encode(data)
+            ));
+        }
+        *number += 1;
+    }
+}
+
+/// Who a line is about.
+fn partition_key(line: &[u8]) -> &str {
+    const NAME: &[u8] = br#""anonymous_id":""#;
+    let found = memchr::memmem::find(line, NAME).map(|at| &line[at + NAME.len()..]);
+    let value = found.and_then(|rest| Some(&rest[..memchr::memchr(b'"', rest)?]));
+    value.and_then(|value| std::str::from_utf8(value).ok()).unwrap_or("none")
+}
+
+impl Stream {
+    /// The lines in KPL aggregates of at most so many bytes, each on the shard of its visitor:
+    /// the partition key is who it is about, as the collector has it.
+    pub fn of_lines(lines: &[u8], shards: usize, aggregate_bytes: usize) -> Self {
+        let mut all: Vec<Shard> = (0..shards).map(|_| Shard::new()).collect();
+        let mut number = 0;
+        for line in lines.split_inclusive(|byte| *byte == b'\n') {
+            let key = partition_key(line);
+            let mut hasher = DefaultHasher::new();
+            key.hash(&mut hasher);
+            let shard = &mut all[usize::try_from(hasher.finish()).unwrap_or(0) % shards];
+            if shard.gathered + line.len() > aggregate_bytes {
+                shard.cut(&mut number);
+            }
+            shard.aggregate.push(key, line);
+            shard.gathered += line.len();
+        }
+        let pages = all.into_iter().map(|mut shard| {
+            shard.cut(&mut number);
+            shard.pages
+        });
         let answers = |(shard, pages): (usize, Vec<Page>)| {
             let last = pages.len();
             let mut answers: Vec<Bytes> = pages
@@ -86,7 +119,7 @@ impl Stream {
             answers.push(answer(shard, last, 0, &[]));
             answers
         };
-        Self { shards: Arc::new(pages.into_iter().enumerate().map(answers).collect()) }
+        Self { shards: Arc::new(pages.enumerate().map(answers).collect()) }
     }
 
     /// What an SDK's client needs to talk to it.
