@@ -173,6 +173,12 @@ class Proxy:
         with self._lock:
             return len(self._faults)
 
+    def replace(self, *injected, operation):
+        """These happen to the next calls of that operation, and not what was injected for it before."""
+        with self._lock:
+            kept = [one for one in self._faults if one[0] != operation]
+            self._faults = kept + [(operation, "", fault) for fault in injected]
+
     def calls(self, operation=None):
         """The calls so far, in the order of their arrival."""
         with self._lock:

@@ -10,7 +10,7 @@ use clickmill_collector::spool::inspect::{SpoolReport, inspect};
 use clickmill_lake::Lake;
 use clickmill_schemas::{Date, Timestamp};
 use clickmill_transform::audit::{
-    AuditOptions, CollectorReport, Fate, Report, SpoolState, Verdict, Verify, audit,
+    AuditOptions, CollectorReport, Fate, Gap, Report, SpoolState, Verdict, Verify, audit,
 };
 
 use super::out::{self, out};
@@ -105,7 +105,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         grace: Duration::from_secs(args.grace.saturating_mul(60)),
         spools,
     };
-    let report = audit(&lake, &options).await?;
+    let report = match audit(&lake, &options).await {
+        Ok(report) => report,
+        Err(error) => return super::etl::told(error),
+    };
     match args.format {
         Format::Json => out!("{}", serde_json::to_string_pretty(&report)?)?,
         Format::Text => out::text(describe(&report))?,
@@ -209,14 +212,36 @@ fn describe(report: &Report) -> String {
         Verdict::OnItsWay => "Nothing is missing; part of it is still on its way.".to_owned(),
         Verdict::Unknown => {
             let open = report.collectors.iter().filter(|one| one.unknown_after.is_some());
-            format!(
-                "Nothing is known to be missing; of {} collectors it is unknown how far they got.",
-                open.count()
-            )
+            let trimmed = report.shards.iter().filter(|one| one.possible_losses > 0);
+            let mut text = "Nothing is known to be missing".to_owned();
+            for (count, what) in [
+                (open.count(), "collectors it is unknown how far they got"),
+                (trimmed.count(), "shards records may have been trimmed before they were read"),
+            ] {
+                if count > 0 {
+                    text.push_str(&format!("; of {count} {what}"));
+                }
+            }
+            text + "."
         }
         Verdict::Missing => {
-            let missing: u64 = report.collectors.iter().map(|one| one.missing).sum();
-            format!("MISSING: {missing} numbers of collectors; see the lists above.")
+            let numbers: u64 = report.collectors.iter().map(|one| one.missing).sum();
+            let lost = report.gaps.iter().filter(|gap| gap.fate == Fate::Lost);
+            let shard = |gap: &&Gap| report.shards.iter().any(|one| one.source == gap.source);
+            let records: u64 = lost.filter(shard).map(|gap| gap.count).sum();
+            let doubled = report.duplicates.iter().filter(|one| one.doubled);
+            let doubled = doubled.map(|one| one.count).sum::<u64>()
+                + report.shards.iter().map(|one| one.doubled).sum::<u64>();
+            let counts = [
+                (numbers, "numbers of collectors"),
+                (records, "records of streams"),
+                (doubled, "counted twice"),
+                (report.objects.len() as u64, "objects gone or damaged"),
+                (report.chains.len() as u64, "broken chains"),
+            ];
+            let told = counts.iter().filter(|(count, _)| *count > 0);
+            let told: Vec<String> = told.map(|(count, what)| format!("{count} {what}")).collect();
+            format!("MISSING: {}; see the lists above.", told.join(", "))
         }
     };
     text.push_str(&format!("\n{verdict}\n"));
@@ -265,14 +290,22 @@ fn shards(report: &Report, text: &mut String) {
     if report.shards.is_empty() {
         return;
     }
+    let width = report.shards.iter().map(|one| one.source.len()).max().unwrap_or(0).max(5);
     text.push_str(&format!(
-        "\n{:<52} {:>8} {:>11} {:>11} {:>10} {:>8}  {}\n",
+        "\n{:<width$} {:>8} {:>11} {:>11} {:>10} {:>8}  {}\n",
         "shard", "commits", "landed", "rows", "on its way", "missing", "state"
     ));
     for one in &report.shards {
         let mut state = if one.missing > 0 { "MISSING" } else { "complete" }.to_owned();
         if one.missing == 0 && one.on_its_way > 0 {
             state = "on its way".to_owned();
+        }
+        if one.doubled > 0 {
+            state = format!(
+                "{}{} COUNTED TWICE",
+                if one.missing > 0 { "MISSING, " } else { "" },
+                one.doubled
+            );
         }
         if one.closed {
             state.push_str(", closed");
@@ -281,7 +314,7 @@ fn shards(report: &Report, text: &mut String) {
             state.push_str(", may have been trimmed before it was read");
         }
         text.push_str(&format!(
-            "{:<52} {:>8} {:>11} {:>11} {:>10} {:>8}  {state}\n",
+            "{:<width$} {:>8} {:>11} {:>11} {:>10} {:>8}  {state}\n",
             one.source, one.commits, one.records, one.rows, one.on_its_way, one.missing,
         ));
     }

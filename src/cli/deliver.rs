@@ -12,13 +12,14 @@ use axum::http::header::CONTENT_TYPE;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use clickmill_delivery::kinesis::{
     self, Begin, DeliverConfig, DeliverReport, LeaseSetting, Leases, Monitor, Retrieval,
-    RetrievalMode, ShardPhase, Status, Until, WorkerName,
+    RetrievalMode, ShardPhase, ShardState, Status, Until, WorkerName,
 };
 use clickmill_lake::Lake;
 use clickmill_lake::raw::RawFormat;
 use tokio_util::sync::CancellationToken;
 
 use super::collect::stop_signal;
+use super::etl::human_bytes;
 use super::out::{self, out};
 use super::{EXIT_PARTIAL, EXIT_USAGE};
 use crate::context::Context;
@@ -188,13 +189,18 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
     if let Some(address) = args.metrics_listen {
         serve_metrics(address, &stream, &monitor, &done).await?;
     }
+    let mut progress = None;
     if std::io::stderr().is_terminal() {
-        tokio::spawn(show_progress(Arc::clone(&monitor), done.clone()));
+        progress = Some(tokio::spawn(show_progress(Arc::clone(&monitor), done.clone())));
     }
 
     eprintln!("delivering {stream} to {}", lake.url());
     let outcome = kinesis::run_watched(&config, &lake, &client, &cancel, &monitor).await;
     done.cancel();
+    if let Some(progress) = progress {
+        // It clears its line.
+        progress.await?;
+    }
     let report = outcome?;
     eprintln!("{}", summary(&report));
     if report.possible_losses > 0 {
@@ -244,7 +250,7 @@ async fn show_progress(monitor: Arc<Monitor>, done: CancellationToken) {
             () = tokio::time::sleep(PROGRESS) => {}
         }
         let now = monitor.state();
-        let behind = now.shards.values().filter_map(|shard| shard.millis_behind).max();
+        let behind = now.shards.values().filter_map(ShardState::millis_behind_now).max();
         let behind = behind.map_or_else(|| "-".to_owned(), |millis| duration(millis / 1_000));
         eprint!(
             "\r\x1b[2K{} of {} shards, {behind} behind, {} records ({}/s), {:.1} MB ({:.1} MB/s)",
@@ -276,27 +282,33 @@ async fn status(args: StatusArgs, context: &Context) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// What fits into 80 columns; the JSON has the rest.
 fn table(status: &Status) -> String {
     let mut text = format!(
-        "{:<22} {:<8} {:<36} {:>10} {:>8} {:<27} checkpoint\n",
-        "shard", "state", "worker", "behind", "commits", "last commit"
+        "{:<20} {:<8} {:<8} {:>8} {:>9} {:>8} {:>8}\n",
+        "shard", "state", "worker", "behind", "lines", "lines/s", "object"
     );
+    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for shard in &status.shards {
-        let behind =
-            shard.millis_behind.map_or_else(String::new, |millis| duration(millis / 1_000));
-        let committed = shard.committed_at.map_or_else(String::new, |at| at.to_string());
+        let owner = shard.owner.as_deref().unwrap_or("-");
         text.push_str(&format!(
-            "{:<22} {:<8} {:<36} {behind:>10} {:>8} {committed:<27} {}\n",
+            "{:<20} {:<8} {:<8} {:>8} {:>9} {:>8} {:>8}\n",
             shard.shard,
             phase(shard.state),
-            shard.owner.as_deref().unwrap_or("-"),
-            shard.commits,
-            shard.checkpoint.as_deref().unwrap_or("-"),
+            owner.chars().take(8).collect::<String>(),
+            or_none(shard.millis_behind.map(|millis| duration(millis / 1_000))),
+            or_none(shard.lines_behind.map(|lines| format!("~{lines}"))),
+            or_none(shard.lines_per_second.map(|rate| format!("{rate:.1}"))),
+            or_none(shard.object_bytes.map(human_bytes)),
         ));
     }
-    let began = status.from.map_or_else(|| "its oldest record".to_owned(), |at| at.to_string());
+    let began = match (status.begun_at, status.from) {
+        (None, _) => "nothing of it was delivered into this lake yet".to_owned(),
+        (Some(_), None) => "delivery began at its oldest record".to_owned(),
+        (Some(_), Some(from)) => format!("delivery began at {from}"),
+    };
     text.push_str(&format!(
-        "\n{}: {} shards, {} workers; delivery began at {began}\n",
+        "\n{}: {} shards, {} workers; {began}\n",
         status.stream,
         status.shards.len(),
         status.workers.len(),
@@ -310,6 +322,7 @@ fn phase(state: ShardPhase) -> &'static str {
         ShardPhase::Free => "free",
         ShardPhase::Waiting => "waiting",
         ShardPhase::Drained => "drained",
+        ShardPhase::Expired => "expired",
     }
 }
 
@@ -349,21 +362,29 @@ mod tests {
             commits: 12,
             committed_at: None,
             millis_behind,
+            lines_behind: millis_behind.map(|_| 1_350_000),
+            lines_per_second: millis_behind.map(|_| 150.04),
+            stored_bytes_per_second: None,
+            object_bytes: Some(3_200_000),
         };
+        let worker = "0b9c6f52-3f4e-4f0a-9d57-6f1f6a0c1e01";
         let status = Status {
             stream: "clicks".to_owned(),
+            begun_at: Some(clickmill_schemas::Timestamp::now()),
             from: None,
-            workers: vec!["w".to_owned()],
+            workers: vec![worker.to_owned()],
             shards: vec![
                 shard(ShardPhase::Drained, None, None),
-                shard(ShardPhase::Leased, Some("w"), Some(9_000_000)),
+                shard(ShardPhase::Leased, Some(worker), Some(9_000_000)),
             ],
         };
         let text = table(&status);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         let words: Vec<Vec<&str>> =
             text.lines().map(|line| line.split_whitespace().collect()).collect();
-        assert_eq!(words[1], ["shardId-000000000000", "drained", "-", "12", "4959"]);
-        assert_eq!(words[2], ["shardId-000000000000", "leased", "w", "2.5", "h", "12", "4959"]);
+        assert_eq!(words[1], ["shardId-000000000000", "drained", "-", "-", "-", "-", "3.2", "MB"]);
+        let leased = "shardId-000000000000 leased 0b9c6f52 2.5 h ~1350000 150.0 3.2 MB";
+        assert_eq!(words[2], leased.split(' ').collect::<Vec<_>>());
         assert!(
             text.ends_with("clicks: 2 shards, 1 workers; delivery began at its oldest record\n")
         );

@@ -133,11 +133,11 @@ class Deliver(support.Case):
         self.addCleanup(end)
         return process
 
-    def stop(self, process):
+    def stop(self, process, code=0):
         """SIGTERM; it must end in order."""
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=support.DRAIN_SECONDS)
-        self.assertEqual(process.returncode, 0, said.decode(errors="replace")[-4000:])
+        self.assertEqual(process.returncode, code, said.decode(errors="replace")[-4000:])
         return said.decode(errors="replace")
 
     def landed_ids(self, lake=None):

@@ -124,6 +124,12 @@ pub enum TransformError {
         /// Exports taken so far.
         exports: usize,
     },
+    /// There is nothing to audit.
+    #[error("nothing has ever landed in the lake {lake}: check --lake")]
+    NothingLanded {
+        /// Its URL.
+        lake: String,
+    },
     /// Another run keeps winning the race for the next batch.
     #[error("{attempts} times another run began the next batch first; run again when it is done")]
     Contended {
@@ -143,6 +149,7 @@ impl TransformError {
                 | Self::UnfitColumn { .. }
                 | Self::ShopJob(_)
                 | Self::UnfitCheck { .. }
+                | Self::NothingLanded { .. }
         )
     }
 

@@ -71,6 +71,8 @@ async fn main() -> anyhow::Result<()> {
     if args.protocol_only {
         return protocol_only(&client, args.shards, bytes).await;
     }
+    // From memory, not from Kinesis.
+    config.read_rate = u64::MAX;
     let before = Usage::now()?;
     let started = Instant::now();
     let report = kinesis::run(&config, &lake, &client, &CancellationToken::new()).await?;

@@ -190,6 +190,21 @@ pub async fn list_sources(lake: &Lake) -> Result<Vec<Source>, LakeError> {
     Ok(sources)
 }
 
+/// The chains of a stream's shards, sorted.
+///
+/// # Errors
+/// As [`list_sources`].
+pub async fn list_stream(lake: &Lake, name: &str, created: i64) -> Result<Vec<Source>, LakeError> {
+    let folder = Path::from(format!("{DELIVERY}/kinesis/{name}-{created}"));
+    let mut sources = Vec::new();
+    for chain in folders(lake, &folder).await? {
+        let shard = chain.filename().unwrap_or_default();
+        sources.push(Source::kinesis(name, created, shard)?);
+    }
+    sources.sort();
+    Ok(sources)
+}
+
 /// The commits after `ordinal` (0: from the start), ascending, at most
 /// [`MAX_COMMITS_READ`] of them.
 ///

@@ -78,6 +78,12 @@ impl Source {
         &self.text
     }
 
+    /// The last part of its text: a shard's id, a collector's, an import's.
+    #[must_use]
+    pub fn leaf(&self) -> &str {
+        self.text.rsplit('/').next().unwrap_or_default()
+    }
+
     /// `collector`, `kinesis`, `import`, `firehose` or `replay`.
     #[must_use]
     pub fn kind(&self) -> &str {

@@ -8,7 +8,7 @@ use clickmill_schemas::WholeEvent;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression as ParquetCompression, ZstdLevel};
+use parquet::basic::{Compression as ParquetCompression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
@@ -37,7 +37,20 @@ const ROW_BYTES: usize = 512;
 /// Memory of empty builders.
 const BUILDERS_BYTES: usize = 32 << 10;
 /// Columns whose values hardly ever repeat: a dictionary of them is only work.
-const UNIQUE: &[&str] = &["event_id", "properties", "sequence_number", columns::OTHER];
+const UNIQUE: &[&str] = &[
+    "event_id",
+    "event_ts",
+    "client_ts",
+    "sent_ts",
+    "received_ts",
+    "clock_skew_ms",
+    "properties",
+    "wal_seq",
+    "sequence_number",
+    columns::OTHER,
+];
+/// Columns with a minimum and a maximum for each row group: those that a reader would look for.
+const BOUNDED: &[&str] = &["event_name", "app_id", "event_ts", "received_ts"];
 
 /// How objects of events are stored. Rejects and heartbeats are always JSON lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
@@ -211,10 +224,16 @@ fn properties() -> WriterProperties {
     let level = ZstdLevel::try_new(ZSTD_LEVEL).unwrap_or_default();
     let mut properties = WriterProperties::builder()
         .set_compression(ParquetCompression::ZSTD(level))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
+        .set_statistics_enabled(EnabledStatistics::None)
+        // Of one record, or of records one after the other: most of a number is as before.
+        .set_column_encoding(ColumnPath::from("sequence_number"), Encoding::DELTA_BYTE_ARRAY)
         .set_created_by(concat!("clickmill ", env!("CARGO_PKG_VERSION")).to_owned());
     for column in UNIQUE {
         properties = properties.set_column_dictionary_enabled(ColumnPath::from(*column), false);
+    }
+    for column in BOUNDED {
+        let path = ColumnPath::from(*column);
+        properties = properties.set_column_statistics_enabled(path, EnabledStatistics::Chunk);
     }
     properties.build()
 }

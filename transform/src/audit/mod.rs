@@ -171,6 +171,9 @@ impl Window {
 pub async fn audit(lake: &Lake, options: &AuditOptions) -> Result<Report, TransformError> {
     let asked = Window { from: options.from, to: options.to };
     let chains = chains::read(lake, asked, &taken(lake).await?).await?;
+    if chains.is_empty() && options.spools.is_empty() && !has_tables(lake).await? {
+        return Err(TransformError::NothingLanded { lake: lake.url().to_string() });
+    }
     let mut bad = chains::check_objects(lake, &chains, asked, options.verify).await?;
     let beats = lines::heartbeats(lake, &chains, asked, &mut bad).await?;
     let scope = Scope { asked, scanned: asked.widened(&beats) };
@@ -220,6 +223,10 @@ pub struct Scope {
     pub asked: Window,
     /// Looked at.
     pub scanned: Window,
+}
+
+async fn has_tables(lake: &Lake) -> Result<bool, TransformError> {
+    Ok(history::newest(lake, Series::Batches).await?.is_some())
 }
 
 /// For each chain the last commit that a finished batch took.
@@ -418,7 +425,7 @@ async fn lost_records(
                 }
             }
         }
-        let found = rows.by_commit.get(&commit).copied().unwrap_or(0);
+        let found = rows.records_of(commit);
         let of_this = lost.iter().filter(|one| one.commit == commit).count() as u64;
         let count = (shards::records(of) - found).saturating_sub(of_this).min(unreadable);
         if count > 0 {
@@ -503,13 +510,15 @@ fn judge(report: &mut Report) {
     }
     let broken = !report.objects.is_empty()
         || !report.chains.is_empty()
-        || report.shards.iter().any(|shard| shard.missing > 0)
+        || report.shards.iter().any(|shard| shard.missing > 0 || shard.doubled > 0)
         || report.gaps.iter().any(|gap| gap.fate == Fate::Lost)
         || report.duplicates.iter().any(|duplicate| duplicate.doubled);
     let waiting = report.shards.iter().any(|shard| shard.on_its_way > 0);
+    let trimmed = report.shards.iter().any(|shard| shard.possible_losses > 0);
     let worst = report.collectors.iter().map(|one| one.verdict);
     report.verdict = worst
         .chain(broken.then_some(Verdict::Missing))
+        .chain(trimmed.then_some(Verdict::Unknown))
         .chain(waiting.then_some(Verdict::OnItsWay))
         .max()
         .unwrap_or(Verdict::Complete);

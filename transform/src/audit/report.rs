@@ -101,6 +101,9 @@ pub struct ShardReport {
     pub on_its_way: u64,
     /// Taken, and in no table.
     pub missing: u64,
+    /// Rows without a collector's number of records that have another row: queries count them
+    /// twice. Those with one are in [`Report::duplicates`].
+    pub doubled: u64,
     /// It was drained to its end.
     pub closed: bool,
     /// Stretches that the stream may have trimmed before they were read.

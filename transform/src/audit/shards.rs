@@ -74,13 +74,13 @@ impl Positions {
         self.commits[commit]
     }
 
-    /// Commits that were taken and whose rows are fewer than what they landed.
+    /// Commits that were taken and of which fewer records have rows than landed.
     #[must_use]
     pub fn short(&self, chains: &[Chain], rows: &Rows) -> Vec<usize> {
         let is_short = |commit: &usize| {
             let (chain, at) = self.place(*commit);
             let (chain, commit_) = (&chains[chain], &chains[chain].survey.commits[at]);
-            let found = rows.by_commit.get(commit).copied().unwrap_or(0);
+            let found = rows.records_of(*commit);
             chain.is_taken(commit_) && chain.is_inside(commit_) && found < records(commit_)
         };
         (0..self.commits.len()).filter(is_short).collect()
@@ -140,6 +140,7 @@ pub fn reports(
             rows: 0,
             on_its_way,
             missing: 0,
+            doubled: 0,
             closed: commits.last().is_some_and(|commit| commit.closed),
             possible_losses: inside().filter(|commit| commit.possible_loss.is_some()).count()
                 as u64,
@@ -152,6 +153,7 @@ pub fn reports(
             && let Some(report) = of_chain.get_mut(&chain)
         {
             report.rows += found;
+            report.doubled += rows.doubled.get(commit).copied().unwrap_or(0);
         }
     }
     for one in lost {

@@ -4,6 +4,7 @@
 //! five narrow columns are read, each file once, on all cores.
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use arrow::array::{Array as _, AsArray, DictionaryArray, RecordBatch};
@@ -81,6 +82,11 @@ pub struct Rows {
     pub collectors: BTreeMap<String, CollectorRows>,
     /// Rows by commit: see [`Positions::find`].
     pub by_commit: HashMap<usize, u64>,
+    /// Of those without a collector's number, hashes of their sequence numbers: nothing else
+    /// tells them apart.
+    unnumbered: HashMap<usize, Vec<u64>>,
+    /// Of those, how many have a sequence number that another one has, by commit.
+    pub doubled: HashMap<usize, u64>,
     /// Rows without a collector's number.
     pub without_lineage: u64,
     /// Files that the log names and that cannot be read.
@@ -152,16 +158,34 @@ pub async fn scan(
         all.merge(task.map_err(|source| TransformError::Worker { job: "audit", source })??);
     }
     all.bad.sort_by(|a, b| a.path.cmp(&b.path));
+    for (commit, mut hashes) in std::mem::take(&mut all.unnumbered) {
+        let rows = hashes.len();
+        hashes.sort_unstable();
+        hashes.dedup();
+        if hashes.len() < rows {
+            all.doubled.insert(commit, (rows - hashes.len()) as u64);
+        }
+    }
     Ok(all)
 }
 
 impl Rows {
+    /// Records of a commit that have a row.
+    #[must_use]
+    pub fn records_of(&self, commit: usize) -> u64 {
+        let of = |counts: &HashMap<usize, u64>| counts.get(&commit).copied().unwrap_or(0);
+        of(&self.by_commit) - of(&self.doubled)
+    }
+
     fn merge(&mut self, other: Self) {
         for (id, theirs) in other.collectors {
             self.collectors.entry(id).or_default().merge(theirs);
         }
         for (commit, rows) in other.by_commit {
             *self.by_commit.entry(commit).or_default() += rows;
+        }
+        for (commit, hashes) in other.unnumbered {
+            self.unnumbered.entry(commit).or_default().extend(hashes);
         }
         self.without_lineage += other.without_lineage;
         self.bad.extend(other.bad);
@@ -353,12 +377,18 @@ fn count(batch: &RecordBatch, kind: Kind, scope: Scope, positions: &Positions, r
     for at in 0..batch.num_rows() {
         let (seq, received) = (columns.wal_seq(at), columns.received(at));
         let shard = columns.shard.as_ref().and_then(|ids| text(ids, at));
+        let key = keys.and_then(|ids| ids.key(at)).filter(|_| seq > 0);
         if let (Some(shard), Some(sequence)) = (shard, columns.sequence(at))
             && let Some(commit) = positions.find(shard, sequence)
         {
             *rows.by_commit.entry(commit).or_default() += 1;
+            if key.is_none() {
+                let mut hasher = DefaultHasher::new();
+                sequence.hash(&mut hasher);
+                rows.unnumbered.entry(commit).or_default().push(hasher.finish());
+            }
         }
-        let Some(key) = keys.and_then(|ids| ids.key(at)).filter(|_| seq > 0) else {
+        let Some(key) = key else {
             rows.without_lineage += u64::from(scope.asked.contains(received));
             continue;
         };

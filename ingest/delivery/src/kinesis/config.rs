@@ -16,6 +16,10 @@ use super::memory::{DEFAULT_MEMORY, MIN_MEMORY};
 /// Source: Kinesis Data Streams, Quotas and limits.
 pub const MIN_POLL: Duration = Duration::from_millis(210);
 
+/// What a shard gives all its readers by GetRecords each second: 2 MB, and after a page of 10 MB
+/// nothing for five seconds. Source: GetRecords, Kinesis API Reference.
+pub const SHARD_READ_RATE: u64 = 2 << 20;
+
 /// Records that one GetRecords may ask for. Source: GetRecords, Kinesis API Reference.
 pub const MAX_PAGE_RECORDS: i32 = 10_000;
 
@@ -241,6 +245,9 @@ pub struct DeliverConfig {
     pub page_records: i32,
     /// Wait between two reads of a shard that has nothing more; at least [`MIN_POLL`].
     pub poll: Duration,
+    /// Bytes that a shard gives its readers by GetRecords each second: after a page it refuses
+    /// until they are due.
+    pub read_rate: u64,
     /// Wait between two looks at the stream's shards.
     pub discover: Duration,
     /// How records come.
@@ -327,6 +334,7 @@ impl DeliverConfig {
             memory: DEFAULT_MEMORY,
             page_records: MAX_PAGE_RECORDS,
             poll: Duration::from_secs(1),
+            read_rate: SHARD_READ_RATE,
             discover: Duration::from_secs(30),
             retrieval: Retrieval::Polling,
             leases,
@@ -357,6 +365,13 @@ impl DeliverConfig {
         }
         self.lease.expiry = seconds(settings.lease_seconds, self.lease.expiry).max(MIN_LEASE);
         self
+    }
+}
+
+impl DeliverConfig {
+    /// How long a shard's quota makes its readers wait after a page of so many bytes.
+    pub(super) fn pace(&self, bytes: usize) -> Duration {
+        Duration::from_secs_f64(bytes as f64 / self.read_rate.max(1) as f64)
     }
 }
 

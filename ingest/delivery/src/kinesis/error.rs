@@ -21,6 +21,14 @@ pub enum DeliverError {
         /// Its name.
         stream: String,
     },
+    /// The stream is there, and has no such shard any more.
+    #[error("the stream {stream} has no shard {shard} any more")]
+    NoShard {
+        /// The stream's name.
+        stream: String,
+        /// The shard.
+        shard: String,
+    },
     /// Kinesis refused a request that would be refused again.
     #[error("Kinesis refused {operation} on {subject}")]
     Refused {

@@ -2,6 +2,8 @@
 
 use std::fmt::{Display, Write as _};
 
+use clickmill_schemas::Timestamp;
+
 use super::monitor::{SIZE_CLASSES, State};
 
 impl State {
@@ -10,13 +12,29 @@ impl State {
     pub fn prometheus(&self, stream: &str) -> String {
         let mut text = Text { stream, out: String::new() };
         let millis = self.shards.iter().filter_map(|(shard, state)| {
-            state.millis_behind.map(|millis| ([("shard", shard.as_str())], millis))
+            state.millis_behind_now().map(|millis| ([("shard", shard.as_str())], millis))
         });
         text.family(
             "clickmill_deliver_shard_millis_behind_latest",
             "gauge",
-            "How far the last read of a shard was behind its newest record.",
+            "How far reading is behind a shard's newest record: by its last page, and since.",
             millis,
+        );
+        let now = Timestamp::now();
+        let held = self.shards.iter();
+        text.family(
+            "clickmill_deliver_shard_uncommitted_age_milliseconds",
+            "gauge",
+            "How long ago the oldest record arrived that was read and has not landed; 0 without one.",
+            held.map(|(shard, state)| ([("shard", shard.as_str())], state.held_millis(now))),
+        );
+        text.family(
+            "clickmill_deliver_shard_uncommitted_records",
+            "gauge",
+            "Records of the stream that were read and have not landed.",
+            self.shards
+                .iter()
+                .map(|(shard, state)| ([("shard", shard.as_str())], state.held_records)),
         );
         text.family(
             "clickmill_deliver_shard_records_total",
@@ -155,8 +173,12 @@ mod tests {
 
     #[test]
     fn the_document_is_as_the_format_says() {
-        let shard =
-            ShardState { position: None, millis_behind: Some(1_500), records: 7, bytes: 700 };
+        let shard = ShardState {
+            millis_behind: Some(1_500),
+            records: 7,
+            bytes: 700,
+            ..ShardState::default()
+        };
         let mut sizes = [0; SIZE_CLASSES.len() + 1];
         (sizes[0], sizes[8]) = (2, 1);
         let landed = Landed { objects: 3, lines: 9, bytes: 200_000_000, sizes };

@@ -176,8 +176,8 @@ pub async fn run_watched(
     let mut wanted = config.from;
     // Once for each stream of this name: it may be deleted and created anew.
     while let Some(stream) = reader.describe().await? {
-        let from = begin(lake, &stream, wanted).await?;
-        match Supervisor::new(config, lake, stream, from, &reader, &mut report).run().await? {
+        let begun = begin(lake, &stream, wanted).await?;
+        match Supervisor::new(config, lake, stream, begun, &reader, &mut report).run().await? {
             Ended::Done => break,
             Ended::Replaced => {
                 tracing::warn!(
@@ -192,19 +192,27 @@ pub async fn run_watched(
     Ok(report)
 }
 
-/// Where shards without a checkpoint start; `None`: at their oldest record.
-async fn begin(
-    lake: &Lake,
-    stream: &Stream,
-    wanted: Begin,
-) -> Result<Option<Timestamp>, DeliverError> {
+/// Where shards without a checkpoint start.
+async fn begin(lake: &Lake, stream: &Stream, wanted: Begin) -> Result<Beginning, DeliverError> {
     let now = Timestamp::now();
     let begun =
         Beginning::of_stream(lake, &stream.name, stream.created, wanted.time(now), now).await;
     let (beginning, decided) = begun.map_err(|source| DeliverError::lake(&stream.name, source))?;
     let from = beginning.from.map_or_else(|| "its oldest record".to_owned(), |t| t.to_string());
     match decided {
-        Decided::Now => tracing::info!(stream = stream.name, from, "delivery begins"),
+        Decided::Now => {
+            tracing::info!(stream = stream.name, from, "delivery begins");
+            let horizon = now.saturating_sub(stream.retention);
+            if stream.created_at() < horizon && beginning.from.is_some_and(|at| at < horizon) {
+                tracing::error!(
+                    stream = stream.name,
+                    from,
+                    to = horizon.to_string(),
+                    "the stream keeps nothing of before its retention: what arrived in this range \
+                     is not delivered"
+                );
+            }
+        }
         Decided::Before if wanted == Begin::TrimHorizon => {}
         Decided::Before => tracing::warn!(
             stream = stream.name,
@@ -213,7 +221,7 @@ async fn begin(
              on from the checkpoints"
         ),
     }
-    Ok(beginning.from)
+    Ok(beginning)
 }
 
 impl DeliverReport {

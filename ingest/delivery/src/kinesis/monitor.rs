@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use clickmill_lake::landing::Commit;
 use clickmill_lake::raw::RawKind;
+use clickmill_schemas::Timestamp;
 
 /// Upper ends of the classes that objects' sizes are counted in, in bytes.
 pub const SIZE_CLASSES: [u64; 8] =
@@ -53,6 +55,12 @@ pub struct ShardState {
     pub position: Option<String>,
     /// How far its last page was behind the shard's newest record; `None` before the first.
     pub millis_behind: Option<i64>,
+    /// When that page came.
+    pub read_at: Option<Instant>,
+    /// When the oldest of its records arrived in the stream that was read and has not landed.
+    pub held_since: Option<Timestamp>,
+    /// Records that were read and have not landed.
+    pub held_records: u64,
     /// Records read of it.
     pub records: u64,
     /// Their bytes.
@@ -70,6 +78,22 @@ pub struct Landed {
     pub bytes: u64,
     /// Objects by size: of at most [`SIZE_CLASSES`], and larger ones last.
     pub sizes: [u64; SIZE_CLASSES.len() + 1],
+}
+
+impl ShardState {
+    /// How far reading is behind the shard's newest record by now, in milliseconds: what the
+    /// last page said, and the time since.
+    #[must_use]
+    pub fn millis_behind_now(&self) -> Option<i64> {
+        let since = self.read_at.map_or(0, |at| at.elapsed().as_millis());
+        Some(self.millis_behind?.saturating_add(i64::try_from(since).unwrap_or(i64::MAX)))
+    }
+
+    /// How long ago the oldest record arrived that was read and has not landed, in milliseconds.
+    #[must_use]
+    pub fn held_millis(&self, now: Timestamp) -> i64 {
+        self.held_since.map_or(0, |since| ((now.micros() - since.micros()) / 1_000).max(0))
+    }
 }
 
 impl Monitor {
@@ -92,6 +116,7 @@ impl Monitor {
     /// The chain ends here.
     pub(super) fn positioned(&self, shard: &str, position: Option<&str>) {
         if let Some(state) = self.lock().shards.get_mut(shard) {
+            state.held_records = 0;
             state.position = position.map(str::to_owned);
         }
     }
@@ -108,7 +133,9 @@ impl Monitor {
         state.bytes += bytes;
         if let Some(shard) = state.shards.get_mut(shard) {
             shard.records += records;
+            shard.held_records += records;
             shard.bytes += bytes;
+            shard.read_at = Some(Instant::now());
             shard.millis_behind = millis_behind.or(shard.millis_behind);
         }
     }
@@ -127,6 +154,15 @@ impl Monitor {
         }
         if let Some(shard) = state.shards.get_mut(shard) {
             shard.position = commit.position().map(str::to_owned);
+            (shard.held_since, shard.held_records) = (None, 0);
+        }
+    }
+
+    /// A page was read whose first record arrived then. What is dropped by a failure, and read
+    /// again, has still not landed.
+    pub(super) fn holds_since(&self, shard: &str, arrived: Timestamp) {
+        if let Some(shard) = self.lock().shards.get_mut(shard) {
+            shard.held_since.get_or_insert(arrived);
         }
     }
 

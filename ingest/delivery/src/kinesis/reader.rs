@@ -1,6 +1,7 @@
 //! The requests to Kinesis. The SDK's own retries are off ([`super::client`]);
 //! the loops here and in the worker own them.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +10,9 @@ use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kinesis::operation::get_records::GetRecordsOutput;
 use aws_sdk_kinesis::primitives::DateTime;
+use aws_sdk_kinesis::types::{ShardFilter, ShardFilterType};
 use clickmill_schemas::Timestamp;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{DeliverConfig, MAX_PAGE_RECORDS, MIN_POLL, RetryPolicy};
@@ -21,6 +24,9 @@ use super::shards::Shard;
 /// Pages read from the oldest end to find the first record that is left: pages can be empty.
 const OLDEST_PAGES: u32 = 10;
 
+/// For so long it counts what was open at the trim horizon.
+const HORIZON_AGE: Duration = Duration::from_secs(60);
+
 /// A stream, as it is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stream {
@@ -31,11 +37,29 @@ pub(super) struct Stream {
     pub retention: Duration,
 }
 
+impl Stream {
+    /// When it was created.
+    pub fn created_at(&self) -> Timestamp {
+        let micros = self.created.saturating_mul(1_000_000);
+        Timestamp::from_micros(micros).unwrap_or_else(|_| Timestamp::now())
+    }
+}
+
 /// What became of a request.
 pub(super) enum Outcome<T> {
     Done(T),
     Failed(Fault, Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// The oldest record that a shard still has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Oldest {
+    pub number: String,
+    pub arrived: Timestamp,
+}
+
+/// Shards that were open at the oldest time that the stream holds, and when that was asked.
+type Horizon = Arc<Mutex<Option<(Instant, Arc<HashSet<String>>)>>>;
 
 /// Asks Kinesis, with retries.
 #[derive(Clone, Debug)]
@@ -45,6 +69,7 @@ pub(super) struct Reader {
     pub retry: RetryPolicy,
     pub cancel: CancellationToken,
     pub monitor: Arc<Monitor>,
+    pub horizon: Horizon,
 }
 
 impl Reader {
@@ -61,6 +86,7 @@ impl Reader {
             retry: config.retry,
             cancel: cancel.clone(),
             monitor: Arc::clone(monitor),
+            horizon: Horizon::default(),
         }
     }
 
@@ -84,6 +110,31 @@ impl Reader {
 
     /// Lists every shard that has not expired. `None` when cancelled.
     pub async fn shards(&self) -> Result<Option<Vec<Shard>>, DeliverError> {
+        self.list(None).await
+    }
+
+    /// Ids of the shards that were open at the oldest time that the stream still holds, as of a
+    /// minute ago at most: of others nothing was trimmed. `None` when cancelled.
+    pub async fn open_at_horizon(&self) -> Result<Option<Arc<HashSet<String>>>, DeliverError> {
+        let mut known = self.horizon.lock().await;
+        if let Some((asked, open)) = &*known
+            && asked.elapsed() < HORIZON_AGE
+        {
+            return Ok(Some(Arc::clone(open)));
+        }
+        let asked = Instant::now();
+        let filter = ShardFilter::builder().r#type(ShardFilterType::AtTrimHorizon).build();
+        let filter = filter.map_err(|_| DeliverError::Incomplete {
+            operation: "ListShards",
+            missing: "a filter",
+        })?;
+        let Some(shards) = self.list(Some(filter)).await? else { return Ok(None) };
+        let open = Arc::new(shards.into_iter().map(|shard| shard.id).collect());
+        *known = Some((asked, Arc::clone(&open)));
+        Ok(Some(open))
+    }
+
+    async fn list(&self, filter: Option<ShardFilter>) -> Result<Option<Vec<Shard>>, DeliverError> {
         'listing: loop {
             let (mut shards, mut token) = (Vec::new(), None::<String>);
             loop {
@@ -91,7 +142,7 @@ impl Reader {
                     let request = self.client.list_shards();
                     match &token {
                         Some(token) => request.next_token(token),
-                        None => request.stream_name(&self.stream),
+                        None => request.stream_name(&self.stream).set_shard_filter(filter.clone()),
                     }
                     .send()
                 };
@@ -112,6 +163,10 @@ impl Reader {
                         closed: shard
                             .sequence_number_range()
                             .is_some_and(|range| range.ending_sequence_number().is_some()),
+                        starts: shard.sequence_number_range().map_or_else(
+                            || "0".to_owned(),
+                            |range| range.starting_sequence_number().to_owned(),
+                        ),
                         hashes: shard.hash_key_range().map(|range| {
                             let (start, end) = (range.starting_hash_key(), range.ending_hash_key());
                             (start.to_owned(), end.to_owned())
@@ -161,19 +216,30 @@ impl Reader {
         }
     }
 
-    /// Sequence number of the oldest record that the shard still has. The outer
-    /// `None` when cancelled, the inner where it has none or shows none.
-    pub async fn oldest(&self, shard: &str) -> Result<Option<Option<String>>, DeliverError> {
+    /// The oldest record that the shard still has. The outer `None` when cancelled, the inner
+    /// where it has none or shows none.
+    pub async fn oldest(&self, shard: &str) -> Result<Option<Option<Oldest>>, DeliverError> {
         let Some(mut iterator) = self.iterator(shard, &Position::Oldest).await? else {
             return Ok(None);
         };
         for _ in 0..OLDEST_PAGES {
             let call = || self.client.get_records().shard_iterator(&iterator).limit(1).send();
-            let Some(page) = self.patiently("GetRecords", shard, call).await? else {
-                return Ok(None);
+            let page = match self.once_more("GetRecords", shard, call).await? {
+                None => return Ok(None),
+                Some(Outcome::Done(page)) => page,
+                // The look took too long: it starts again.
+                Some(Outcome::Failed(..)) => {
+                    match self.iterator(shard, &Position::Oldest).await? {
+                        Some(again) => iterator = again,
+                        None => return Ok(None),
+                    }
+                    continue;
+                }
             };
             if let Some(record) = page.records().first() {
-                return Ok(Some(Some(record.sequence_number().to_owned())));
+                let number = record.sequence_number().to_owned();
+                let arrived = arrival(record.approximate_arrival_timestamp());
+                return Ok(Some(Some(Oldest { number, arrived })));
             }
             match page.next_shard_iterator() {
                 Some(next) if page.millis_behind_latest() != Some(0) => {
@@ -272,7 +338,9 @@ impl Reader {
             match fault {
                 Fault::Expired => return Ok(Some(Outcome::Failed(fault, source))),
                 Fault::Gone => {
-                    return Err(DeliverError::NoStream { stream: self.stream.clone() });
+                    if let Some(error) = self.gone(subject).await {
+                        return Err(error);
+                    }
                 }
                 Fault::Refused => {
                     let subject = subject.to_owned();
@@ -284,6 +352,40 @@ impl Reader {
             let failure = Failure { operation, subject, fault, source };
             if !self.back_off(failure, attempt, began).await? {
                 return Ok(None);
+            }
+        }
+    }
+}
+
+impl Reader {
+    /// What it means that Kinesis does not know a stream or shard: both have one error. `None`
+    /// where it does know it, and is to be asked again.
+    pub async fn gone(&self, subject: &str) -> Option<DeliverError> {
+        let stream = self.stream.clone();
+        if subject == stream {
+            return Some(DeliverError::NoStream { stream });
+        }
+        let mut token = None::<String>;
+        loop {
+            let request = self.client.list_shards();
+            let request = match &token {
+                Some(token) => request.next_token(token),
+                None => request.stream_name(&stream),
+            };
+            match request.send().await {
+                Ok(page) if page.shards().iter().any(|shard| shard.shard_id() == subject) => {
+                    return None;
+                }
+                Ok(page) => match page.next_token() {
+                    Some(next) => token = Some(next.to_owned()),
+                    None => {
+                        return Some(DeliverError::NoShard { stream, shard: subject.to_owned() });
+                    }
+                },
+                Err(error) if Fault::of(&error) == Fault::Gone => {
+                    return Some(DeliverError::NoStream { stream });
+                }
+                Err(_) => return None,
             }
         }
     }

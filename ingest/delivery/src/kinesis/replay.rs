@@ -83,6 +83,16 @@ pub async fn replay(
 ) -> Result<ReplayReport, DeliverError> {
     let reader = Reader::new(config, client, cancel, &std::sync::Arc::default());
     let Some(stream) = reader.describe().await? else { return Ok(ReplayReport::default()) };
+    let horizon = Timestamp::now().saturating_sub(stream.retention);
+    if range.from < horizon {
+        tracing::warn!(
+            stream = stream.name,
+            from = range.from.to_string(),
+            to = horizon.min(range.to).to_string(),
+            "the stream keeps nothing of before its retention: what arrived in this part of the range \
+             is not replayed"
+        );
+    }
     let begun = Beginning::find(lake, &stream.name, stream.created).await;
     let begun = begun.map_err(|source| DeliverError::lake(&stream.name, source))?;
     let begun = begun.and_then(|beginning| beginning.from);
@@ -193,7 +203,9 @@ impl Replay<'_> {
                 break;
             }
             iterator = page.next_shard_iterator().map(str::to_owned);
-            if !self.reader.pause(MIN_POLL.saturating_sub(asked.elapsed())).await {
+            let bytes = page.records().iter().map(|one| one.data().as_ref().len()).sum();
+            let rest = MIN_POLL.max(self.config.pace(bytes));
+            if !self.reader.pause(rest.saturating_sub(asked.elapsed())).await {
                 break;
             }
         }

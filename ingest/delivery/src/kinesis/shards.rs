@@ -10,6 +10,8 @@ pub(super) struct Shard {
     pub parents: Vec<String>,
     /// It takes no more records: it has an ending sequence number.
     pub closed: bool,
+    /// The sequence number that it starts at.
+    pub starts: String,
     /// First and last hash key, in decimal.
     pub hashes: Option<(String, String)>,
 }
@@ -33,6 +35,7 @@ mod tests {
             id: id.to_owned(),
             parents: parents.iter().map(|&parent| parent.to_owned()).collect(),
             closed: false,
+            starts: "0".to_owned(),
             hashes: None,
         }
     }

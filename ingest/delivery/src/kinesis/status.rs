@@ -2,12 +2,13 @@
 //! the stream, the chains and the leases. Reads only.
 //!
 //! It costs one GetShardIterator and one GetRecords a shard that is not done, which
-//! count against the shard's quota of five reads a second.
+//! count against the shard's quota of five reads a second. Rates are those of a shard's
+//! last commits.
 
 use std::collections::HashSet;
 
 use aws_sdk_kinesis::Client;
-use clickmill_lake::landing::{Beginning, Chain, Source};
+use clickmill_lake::landing::{Beginning, Chain, Commit, Source, commits_after, list_stream};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -18,28 +19,32 @@ use super::config::{DeliverConfig, Leases};
 use super::error::DeliverError;
 use super::feed::Position;
 use super::lease::View;
-use super::reader::{Outcome, Reader};
+use super::reader::{Outcome, Reader, arrival};
 use super::shards::readable;
 use super::supervisor::lease_table;
 
+/// Commits of a chain that its rates are taken from.
+const RATE_COMMITS: u64 = 10;
 /// Shards asked about at once.
 const CONCURRENCY: usize = 8;
 
 /// A stream's delivery into a lake.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Status {
     /// The stream.
     pub stream: String,
+    /// When somebody first delivered the stream into this lake; null: nobody has.
+    pub begun_at: Option<Timestamp>,
     /// Where the delivery began; null: at the oldest record, or not at all yet.
     pub from: Option<Timestamp>,
     /// Workers that have a lease, sorted.
     pub workers: Vec<String>,
-    /// The shards that the stream lists, in its order.
+    /// The shards that the stream lists, in its order; and behind them what expired unread.
     pub shards: Vec<ShardStatus>,
 }
 
 /// One shard's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ShardStatus {
     /// Its id.
     pub shard: String,
@@ -53,9 +58,17 @@ pub struct ShardStatus {
     pub commits: u64,
     /// When the last one was made.
     pub committed_at: Option<Timestamp>,
-    /// How far the checkpoint is behind the shard's newest record; null where the shard
-    /// is drained or waits for its parents.
+    /// How long ago the oldest record arrived that has not landed, 0 where all have; null where the
+    /// shard is drained or waits for its parents.
     pub millis_behind: Option<i64>,
+    /// About how many lines that is, at the rate of its last commits; null where that is not known.
+    pub lines_behind: Option<u64>,
+    /// Lines a second that its last commits landed.
+    pub lines_per_second: Option<f64>,
+    /// Bytes a second that they stored.
+    pub stored_bytes_per_second: Option<f64>,
+    /// Mean size of the objects of its last commits, as stored.
+    pub object_bytes: Option<u64>,
 }
 
 /// What a shard is up to.
@@ -70,6 +83,8 @@ pub enum ShardPhase {
     Waiting,
     /// It has been read to its end for good.
     Drained,
+    /// The stream has it no more, and it was not read to its end.
+    Expired,
 }
 
 /// Looks at everything once.
@@ -81,39 +96,43 @@ pub async fn status(
     lake: &Lake,
     client: &Client,
 ) -> Result<Status, DeliverError> {
-    let reader = Reader {
-        client: client.clone(),
-        stream: config.stream.clone(),
-        retry: config.retry,
-        cancel: CancellationToken::new(),
-        monitor: std::sync::Arc::default(),
-    };
+    let monitor = std::sync::Arc::default();
+    let reader = Reader::new(config, client, &CancellationToken::new(), &monitor);
     let cancelled = || DeliverError::Incomplete { operation: "status", missing: "an end" };
     let stream = reader.describe().await?.ok_or_else(cancelled)?;
     let shards = reader.shards().await?.ok_or_else(cancelled)?;
     let beginning = Beginning::find(lake, &stream.name, stream.created).await;
-    let from =
-        beginning.map_err(|e| DeliverError::lake(&stream.name, e))?.and_then(|begun| begun.from);
+    let beginning = beginning.map_err(|e| DeliverError::lake(&stream.name, e))?;
+    let begun_at = beginning.as_ref().map(|begun| begun.decided_at);
+    let from = beginning.and_then(|begun| begun.from);
     let view = match &config.leases {
         Leases::None => View::default(),
         leases => lease_table(leases, lake, &stream, "status").view().await?,
     };
+    let failed = |error| DeliverError::lake(&stream.name, error);
     let sources: Result<Vec<Source>, LakeError> = shards
         .iter()
         .map(|shard| Source::kinesis(&stream.name, stream.created, &shard.id))
         .collect();
-    let sources = sources.map_err(|error| DeliverError::lake(&stream.name, error))?;
-    let chains: Vec<Chain> = stream::iter(sources)
+    let mut sources = sources.map_err(failed)?;
+    let listed: HashSet<&str> = shards.iter().map(|shard| shard.id.as_str()).collect();
+    let held = list_stream(lake, &stream.name, stream.created).await.map_err(failed)?;
+    sources.extend(held.into_iter().filter(|source| !listed.contains(source.leaf())));
+    let mut chains: Vec<(Chain, Vec<Commit>)> = stream::iter(sources)
         .map(|source| async move {
             let subject = source.to_string();
-            Chain::open(lake, source).await.map_err(|error| DeliverError::lake(&subject, error))
+            let looked = look(lake, source).await;
+            looked.map_err(|error| DeliverError::lake(&subject, error))
         })
         .buffered(CONCURRENCY)
         .try_collect()
         .await?;
-    let closed = |chain: &&Chain| chain.is_closed();
-    let drained: HashSet<&str> =
-        chains.iter().filter(closed).filter_map(|chain| shard_of(chain.source())).collect();
+    let expired = chains.split_off(shards.len());
+    let drained: HashSet<&str> = chains
+        .iter()
+        .filter(|(chain, _)| chain.is_closed())
+        .map(|(chain, _)| chain.source().leaf())
+        .collect();
     let open: HashSet<&str> = readable(&shards, |id| drained.contains(id))
         .into_iter()
         .map(|shard| shard.id.as_str())
@@ -121,7 +140,7 @@ pub async fn status(
     let mut looked: Vec<ShardStatus> = shards
         .iter()
         .zip(&chains)
-        .map(|(shard, chain)| {
+        .map(|(shard, (chain, last))| {
             let owner = view.owner(&shard.id).map(str::to_owned);
             let state = match (drained.contains(&*shard.id), open.contains(&*shard.id), &owner) {
                 (true, ..) => ShardPhase::Drained,
@@ -129,15 +148,7 @@ pub async fn status(
                 (.., Some(_)) => ShardPhase::Leased,
                 (.., None) => ShardPhase::Free,
             };
-            ShardStatus {
-                shard: shard.id.clone(),
-                state,
-                owner,
-                checkpoint: chain.position().map(str::to_owned),
-                commits: chain.last().map_or(0, |last| last.ordinal),
-                committed_at: chain.last().map(|last| last.committed_at),
-                millis_behind: None,
-            }
+            ShardStatus { owner, ..ShardStatus::of(chain, last, state) }
         })
         .collect();
     let asked: Vec<(usize, String, Option<String>)> = looked
@@ -156,20 +167,64 @@ pub async fn status(
         .try_collect()
         .await?;
     for (place, lag) in lags {
-        looked[place].millis_behind = lag;
+        let shard = &mut looked[place];
+        shard.millis_behind = lag;
+        let seconds = lag.map(|millis| millis as f64 / 1_000.0);
+        let lines = seconds.zip(shard.lines_per_second).map(|(seconds, rate)| seconds * rate);
+        shard.lines_behind = lines.map(|lines| lines.round() as u64);
     }
+    // A chain that is closed was read to its end, or says what is gone.
+    let expired = expired.iter().filter(|(chain, _)| !chain.is_closed());
+    looked.extend(expired.map(|(chain, last)| ShardStatus::of(chain, last, ShardPhase::Expired)));
     let mut workers: Vec<String> =
         view.leases.values().filter_map(|lease| lease.owner.clone()).collect();
     workers.sort();
     workers.dedup();
-    Ok(Status { stream: stream.name, from, workers, shards: looked })
+    Ok(Status { stream: stream.name, begun_at, from, workers, shards: looked })
 }
 
-fn shard_of(source: &Source) -> Option<&str> {
-    source.as_str().rsplit_once('/').map(|(_, shard)| shard)
+impl ShardStatus {
+    /// What its chain and the last commits of it say.
+    fn of(chain: &Chain, last: &[Commit], state: ShardPhase) -> Self {
+        let objects = || last.iter().flat_map(|commit| &commit.objects);
+        let bytes: u64 = objects().map(|object| object.bytes).sum();
+        let rates = last.first().zip(last.last()).and_then(|(first, newest)| {
+            let span = newest.committed_at.micros() - first.committed_at.micros();
+            // What the first of them landed came before.
+            let since = || last.iter().skip(1).flat_map(|commit| &commit.objects);
+            let a_second = |sum: u64| sum as f64 * 1e6 / span as f64;
+            let lines = a_second(since().map(|object| object.records).sum());
+            let stored = a_second(since().map(|object| object.bytes).sum());
+            (span > 0).then_some((lines, stored))
+        });
+        Self {
+            shard: chain.source().leaf().to_owned(),
+            state,
+            owner: None,
+            checkpoint: chain.position().map(str::to_owned),
+            commits: chain.last().map_or(0, |last| last.ordinal),
+            committed_at: chain.last().map(|last| last.committed_at),
+            millis_behind: None,
+            lines_behind: None,
+            lines_per_second: rates.map(|(lines, _)| lines),
+            stored_bytes_per_second: rates.map(|(_, stored)| stored),
+            object_bytes: bytes.checked_div(objects().count() as u64),
+        }
+    }
 }
 
-/// How far a reader that goes on from the checkpoint is behind: one record is asked for.
+/// A chain, and the last commits of one that goes on.
+async fn look(lake: &Lake, source: Source) -> Result<(Chain, Vec<Commit>), LakeError> {
+    let chain = Chain::open(lake, source).await?;
+    let newest = chain.last().filter(|last| !last.closed).map_or(0, |last| last.ordinal);
+    let last = match newest {
+        0 => Vec::new(),
+        newest => commits_after(lake, chain.source(), newest.saturating_sub(RATE_COMMITS)).await?,
+    };
+    Ok((chain, last))
+}
+
+/// How long ago the record arrived that comes next, in milliseconds: it alone is asked for.
 async fn lag(
     reader: &Reader,
     shard: &str,
@@ -179,7 +234,13 @@ async fn lag(
     let position = Position::after(position, from);
     let Some(iterator) = reader.iterator(shard, &position).await? else { return Ok(None) };
     match reader.records(&iterator, 1).await {
-        Outcome::Done(page) => Ok(page.millis_behind_latest()),
+        Outcome::Done(page) => Ok(match page.records().first() {
+            Some(next) => {
+                let arrived = arrival(next.approximate_arrival_timestamp());
+                Some(((Timestamp::now().micros() - arrived.micros()) / 1_000).max(0))
+            }
+            None => page.millis_behind_latest(),
+        }),
         Outcome::Failed(fault, source) => {
             tracing::warn!(
                 shard,

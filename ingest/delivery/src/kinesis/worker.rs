@@ -1,23 +1,32 @@
 //! One shard, from its checkpoint to its end.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clickmill_collector::sink::kpl;
-use clickmill_lake::landing::{Chain, NewCommit, PossibleLoss, Source};
+use clickmill_lake::landing::{Beginning, Chain, NewCommit, PossibleLoss, Source};
 use clickmill_lake::raw::{RawKind, RawWriter};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
+use tokio_util::sync::CancellationToken;
 
 use super::config::{DeliverConfig, Gathered, MIN_POLL, Until};
 use super::decode::{self, StreamRecord};
 use super::error::{DeliverError, Fault};
 use super::feed::{Failed, Feed, Mode, Page, Position, Step, Tip};
+use super::loss::Through;
 use super::memory::Memory;
 use super::monitor::Monitor;
 use super::reader::{Failure, Reader, Stream, arrival};
 use super::shards::Shard;
 use super::{DeliverReport, loss};
+
+/// For so long a worker that is to stop tries to commit what it has read.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// And waits no longer than this in between.
+const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +37,8 @@ pub(super) enum End {
     CaughtUp,
     /// Cancelled; what was read is committed.
     Cancelled,
+    /// The shard expired with what was not read yet; its chain is closed, and says so.
+    Expired,
 }
 
 /// A shard's worker.
@@ -37,8 +48,8 @@ pub(super) struct Worker {
     pub reader: Reader,
     pub stream: Stream,
     pub shard: Shard,
-    /// Where to start without a checkpoint; `None`: at the oldest record.
-    pub from: Option<Timestamp>,
+    /// Where to start without a checkpoint.
+    pub beginning: Beginning,
     /// How its records come.
     pub mode: Mode,
     /// Bounds what all shards hold uncommitted.
@@ -47,7 +58,10 @@ pub(super) struct Worker {
     pub report: DeliverReport,
     /// Failures of the lake in a row.
     pub failures: u32,
-    pub checked_for_loss: bool,
+    /// Cancelled when the whole process is to stop, not this shard alone.
+    pub stopping: CancellationToken,
+    /// What was read last, and is not committed.
+    pub held: Option<String>,
     /// When this worker last committed.
     pub landed_at: Option<Instant>,
 }
@@ -69,7 +83,7 @@ impl Worker {
     pub async fn run(mut self) -> (Shard, DeliverReport, Result<End, DeliverError>) {
         let began = Instant::now();
         loop {
-            let source = match self.pass().await {
+            let source = match self.pass(None).await {
                 Err(DeliverError::Lake { source, .. }) => *source,
                 outcome => return (self.shard, self.report, outcome),
             };
@@ -89,7 +103,12 @@ impl Worker {
                 return (self.shard, self.report, Ok(End::Cancelled));
             }
             self.failures += 1;
-            if !matches!(source, LakeError::Store { .. }) {
+            let is_passing = matches!(source, LakeError::Store { .. });
+            if is_passing && self.reader.cancel.is_cancelled() {
+                let outcome = self.drain(Box::new(source)).await;
+                return (self.shard, self.report, outcome);
+            }
+            if !is_passing {
                 let failed = Err(DeliverError::lake(subject, source));
                 return (self.shard, self.report, failed);
             }
@@ -107,8 +126,44 @@ impl Worker {
         }
     }
 
-    async fn pass(&mut self) -> Result<End, DeliverError> {
+    /// The lake failed while what was read was to be committed before the end: that is read
+    /// and committed once more, and again for a while where it must be.
+    async fn drain(&mut self, mut source: Box<LakeError>) -> Result<End, DeliverError> {
+        // Whoever took the shard over reads from the checkpoint on.
+        let is_left = !self.stopping.is_cancelled();
+        let Some(held) = self.held.take().filter(|_| !is_left) else { return Ok(End::Cancelled) };
+        // The one that it has is cancelled.
+        self.reader.cancel = CancellationToken::new();
+        let deadline = tokio::time::Instant::now() + DRAIN_TIMEOUT;
+        for attempt in 1.. {
+            tracing::warn!(
+                shard = self.shard.id,
+                attempt,
+                error = super::reader::chain(&source),
+                "what was read could not be committed; trying once more before the end"
+            );
+            let wait = self.config.retry.wait(attempt, uuid::Uuid::new_v4().as_u64_pair().0);
+            let again = async {
+                tokio::time::sleep(wait.min(DRAIN_WAIT)).await;
+                self.pass(Some(&held)).await
+            };
+            match tokio::time::timeout_at(deadline, again).await {
+                Err(_) => break,
+                Ok(Err(DeliverError::Lake { source: again, .. })) => match *again {
+                    LakeError::Store { .. } => source = again,
+                    LakeError::LostRace { .. } => return Ok(End::Cancelled),
+                    _ => return Err(DeliverError::lake(&self.shard.id, *again)),
+                },
+                Ok(outcome) => return outcome,
+            }
+        }
+        Err(DeliverError::lake(&self.shard.id, *source))
+    }
+
+    /// Reads and commits; with `until`, what is up to that record and no more.
+    async fn pass(&mut self, until: Option<&str>) -> Result<End, DeliverError> {
         self.memory.free(&self.shard.id);
+        self.held = None;
         let source = Source::kinesis(&self.stream.name, self.stream.created, &self.shard.id)
             .map_err(|source| self.lake_error(source))?;
         let opened = Chain::open(&self.lake, source).await;
@@ -117,10 +172,16 @@ impl Worker {
             return Ok(End::Drained);
         }
         self.monitor.positioned(&self.shard.id, chain.position());
+        if until.is_some_and(|until| has_passed(chain.position(), until)) {
+            return Ok(End::Cancelled);
+        }
         let mut pending = self.pending(&chain);
-        let Some(loss) = self.check_for_loss(&chain).await? else { return Ok(End::Cancelled) };
-        pending.loss = loss;
-        let position = Position::after(chain.position(), self.from);
+        let mut through = Through::committed(match chain.last() {
+            Some(last) => last.committed_at,
+            None => self.begun(),
+        });
+        let mut checked = false;
+        let position = Position::after(chain.position(), self.beginning.from);
         let mut feed = Feed::new(&self.mode, &self.reader, &self.stream, &self.shard, position);
         let (mut attempt, mut began) = (0, Instant::now());
         let mut tip = Tip::default();
@@ -136,7 +197,32 @@ impl Worker {
                 }
                 continue;
             }
-            let page = match feed.next(self.config.poll).await? {
+            if !checked && through.is_past(self.stream.retention, Timestamp::now()) {
+                let position = pending.last.as_deref().or(chain.position());
+                match self.check_for_loss(position).await {
+                    Ok(Some(None)) => {}
+                    Ok(Some(Some(loss))) => {
+                        pending.loss = Some(loss::joined(pending.loss.take(), loss));
+                    }
+                    Ok(None) => {
+                        self.land(&mut chain, pending, Closing::No).await?;
+                        return Ok(End::Cancelled);
+                    }
+                    Err(DeliverError::NoShard { .. }) => {
+                        return self.expired(&mut chain, pending).await;
+                    }
+                    Err(error) => return Err(error),
+                }
+                checked = true;
+            }
+            let asked = Timestamp::now();
+            let step = match feed.next(self.config.poll).await {
+                Err(DeliverError::NoShard { .. }) => {
+                    return self.expired(&mut chain, pending).await;
+                }
+                step => step?,
+            };
+            let page = match step {
                 Step::Page(page) => page,
                 Step::Nothing => continue,
                 Step::Failed(Failed { operation, fault, source }) => {
@@ -144,6 +230,8 @@ impl Worker {
                         began = Instant::now();
                     }
                     attempt += 1;
+                    // What comes after the wait may be another stretch.
+                    checked = false;
                     let failure = Failure { operation, subject: &self.shard.id, fault, source };
                     // What is held may become due meanwhile, so the wait is in this loop.
                     if !self.reader.back_off(failure, attempt, began).await? {
@@ -159,17 +247,25 @@ impl Worker {
             };
             attempt = 0;
             self.take(&mut pending, &page).await?;
+            through.read(&page, asked);
+            checked = false;
             if page.is_last {
                 self.land(&mut chain, pending, Closing::Yes).await?;
                 return Ok(End::Drained);
             }
             let caught_up = tip.is_reached(&page);
+            let bytes: usize = page.records.iter().map(|one| one.data().as_ref().len()).sum();
             drop(page);
+            if until.is_some_and(|until| has_passed(pending.last.as_deref(), until)) {
+                self.land(&mut chain, pending, Closing::No).await?;
+                return Ok(End::Cancelled);
+            }
             if caught_up && self.config.until == Until::CaughtUp && !self.shard.closed {
                 self.land(&mut chain, pending, Closing::No).await?;
                 return Ok(End::CaughtUp);
             }
-            feed.rest(if caught_up { self.config.poll } else { MIN_POLL });
+            let rest = if caught_up { self.config.poll } else { MIN_POLL };
+            feed.rest(rest.max(self.config.pace(bytes)));
         }
     }
 
@@ -198,6 +294,11 @@ impl Worker {
             bytes += record.data.len() as u64;
             pending.first.get_or_insert_with(|| record.sequence_number.to_owned());
             pending.last = Some(record.sequence_number.to_owned());
+        }
+        self.held = pending.last.clone().or(self.held.take());
+        if let Some(first) = page.records.first() {
+            let arrived = arrival(first.approximate_arrival_timestamp());
+            self.monitor.holds_since(&self.shard.id, arrived);
         }
         self.monitor.read(&self.shard.id, page.records.len() as u64, bytes, page.behind);
         if pending.lines > 0 {
@@ -240,6 +341,7 @@ impl Worker {
         }
         let objects = pending.writer.finish().await;
         let objects = objects.map_err(|source| self.lake_error(source))?;
+        let loss = pending.loss.clone();
         let commit = NewCommit {
             first: pending.first,
             last: pending.last,
@@ -252,7 +354,11 @@ impl Worker {
             Ok(commit) => commit,
             Err(source) => return Err(self.lake_error(source)),
         };
+        if let Some(loss) = &loss {
+            self.tell_loss(loss);
+        }
         self.failures = 0;
+        self.held = None;
         self.landed_at = Some(Instant::now());
         self.memory.free(&self.shard.id);
         self.monitor.holds(self.memory.held());
@@ -275,35 +381,70 @@ impl Worker {
         Ok(())
     }
 
-    /// Whether the stream dropped records before they were read. The outer `None` when cancelled.
+    /// Whether the stream dropped records after `position` before they were read. The outer
+    /// `None` when cancelled.
     async fn check_for_loss(
-        &mut self,
-        chain: &Chain,
+        &self,
+        position: Option<&str>,
     ) -> Result<Option<Option<PossibleLoss>>, DeliverError> {
-        let Some(last) = chain.last().filter(|_| !self.checked_for_loss) else {
-            return Ok(Some(None));
+        let Some(oldest) = self.reader.oldest(&self.shard.id).await? else { return Ok(None) };
+        let found = match position {
+            Some(position) => loss::judge(position, oldest.map(|oldest| oldest.number)),
+            None => {
+                // What arrived by then was not to be read, or was there when delivery began.
+                if oldest.as_ref().is_some_and(|oldest| oldest.arrived <= self.begun()) {
+                    return Ok(Some(None));
+                }
+                let Some(open) = self.reader.open_at_horizon().await? else { return Ok(None) };
+                open.contains(&self.shard.id).then(|| PossibleLoss {
+                    after: self.shard.starts.clone(),
+                    before: oldest.map(|oldest| oldest.number),
+                })
+            }
         };
-        let Some(position) = chain.position() else { return Ok(Some(None)) };
-        let mut found = None;
-        if loss::is_possible(last.committed_at, self.stream.retention, Timestamp::now()) {
-            let Some(oldest) = self.reader.oldest(&self.shard.id).await? else { return Ok(None) };
-            found = loss::judge(position, oldest);
-        }
-        self.checked_for_loss = true;
-        if let Some(loss) = &found {
-            self.report.possible_losses += 1;
-            self.monitor.possible_loss();
-            tracing::error!(
-                stream = self.stream.name,
-                shard = self.shard.id,
-                after = loss.after,
-                before = loss.before,
-                "the stream's retention ended before its records were read: some after the \
-                 checkpoint may be lost; compare with the collectors by `clickmill audit`, \
-                 and lengthen the stream's retention"
-            );
-        }
         Ok(Some(found))
+    }
+
+    /// What arrived since is to be landed: nothing arrived before the stream was there.
+    fn begun(&self) -> Timestamp {
+        let begun = self.beginning.from.unwrap_or(self.beginning.decided_at);
+        begun.max(self.stream.created_at())
+    }
+
+    /// Reports what a commit says was lost.
+    fn tell_loss(&mut self, loss: &PossibleLoss) {
+        self.report.possible_losses += 1;
+        self.monitor.possible_loss();
+        tracing::error!(
+            stream = self.stream.name,
+            shard = self.shard.id,
+            after = loss.after,
+            before = loss.before,
+            "the stream's retention ended before its records were read: some in this range \
+             may be lost; compare with the collectors by `clickmill audit`, and lengthen the \
+             stream's retention"
+        );
+    }
+
+    /// The stream has the shard no more: what was read is committed, and what was not is gone.
+    async fn expired(
+        &mut self,
+        chain: &mut Chain,
+        mut pending: Pending,
+    ) -> Result<End, DeliverError> {
+        match self.reader.describe().await? {
+            None => return Ok(End::Cancelled),
+            // It is a shard of the stream's predecessor: the one who knows both decides.
+            Some(now) if now.created != self.stream.created => {
+                return Err(DeliverError::NoStream { stream: now.name });
+            }
+            Some(_) => {}
+        }
+        let after = pending.last.as_deref().or(chain.position()).unwrap_or(&self.shard.starts);
+        let loss = PossibleLoss { after: after.to_owned(), before: None };
+        pending.loss = Some(loss::joined(pending.loss.take(), loss));
+        self.land(chain, pending, Closing::Yes).await?;
+        Ok(End::Expired)
     }
 
     fn pending(&self, chain: &Chain) -> Pending {
@@ -322,6 +463,11 @@ impl Worker {
     fn lake_error(&self, source: LakeError) -> DeliverError {
         DeliverError::lake(&self.shard.id, source)
     }
+}
+
+/// True where `position` is at or beyond `until`.
+fn has_passed(position: Option<&str>, until: &str) -> bool {
+    position.is_some_and(|position| loss::order(position, until) != Ordering::Less)
 }
 
 /// Whether a commit ends its chain.

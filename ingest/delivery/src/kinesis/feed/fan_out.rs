@@ -173,7 +173,17 @@ impl FanOut {
         match self.consumer.renewed(&self.arn).await? {
             None => Ok(Step::Cancelled),
             Some(true) => Ok(Step::Nothing),
-            Some(false) => Err(self.refused(source)),
+            // The consumer is there, so it is the shard that is not: if it is not listed.
+            Some(false) => match self.reader.shards().await? {
+                None => Ok(Step::Cancelled),
+                Some(shards) if shards.iter().any(|shard| shard.id == self.shard) => {
+                    Err(self.refused(source))
+                }
+                Some(_) => {
+                    let (stream, shard) = (self.stream.name.clone(), self.shard.clone());
+                    Err(DeliverError::NoShard { stream, shard })
+                }
+            },
         }
     }
 

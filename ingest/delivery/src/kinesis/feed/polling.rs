@@ -84,9 +84,12 @@ impl Polling {
                 self.rest(MIN_POLL);
                 Ok(Step::Nothing)
             }
-            Outcome::Failed(Fault::Gone, _) => {
-                Err(DeliverError::NoStream { stream: self.reader.stream.clone() })
-            }
+            Outcome::Failed(Fault::Gone, source) => match self.reader.gone(&self.shard).await {
+                Some(error) => Err(error),
+                None => {
+                    Ok(Step::Failed(Failed { operation: OPERATION, fault: Fault::Passing, source }))
+                }
+            },
             Outcome::Failed(Fault::Refused, source) => {
                 let (operation, subject) = (OPERATION, self.shard.clone());
                 Err(DeliverError::Refused { operation, subject, source })

@@ -31,6 +31,7 @@ fn shard(id: &str, parents: &[&str]) -> Shard {
         id: id.to_owned(),
         parents: parents.iter().map(|&parent| parent.to_owned()).collect(),
         closed: false,
+        starts: "0".to_owned(),
         hashes: Some(("0".to_owned(), "99".to_owned())),
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clickmill_lake::Lake;
-use clickmill_schemas::Timestamp;
+use clickmill_lake::landing::Beginning;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -48,7 +48,7 @@ pub(super) struct Supervisor<'a> {
     config: &'a DeliverConfig,
     lake: &'a Lake,
     stream: Stream,
-    from: Option<Timestamp>,
+    beginning: Beginning,
     /// The shards': cancelled when one of them fails.
     reader: Reader,
     /// Still good then.
@@ -67,6 +67,8 @@ pub(super) struct Supervisor<'a> {
     ended: Vec<(String, End)>,
     /// Chains that this process has seen closed.
     drained: HashSet<String>,
+    /// Chains may be there of shards that are listed no more.
+    seeks_expired: bool,
     /// Read to their end for now, and left, with [`Until::CaughtUp`].
     caught_up: HashSet<String>,
     listed: Option<Vec<Shard>>,
@@ -112,7 +114,7 @@ impl<'a> Supervisor<'a> {
         config: &'a DeliverConfig,
         lake: &'a Lake,
         stream: Stream,
-        from: Option<Timestamp>,
+        beginning: Beginning,
         describer: &'a Reader,
         report: &'a mut DeliverReport,
     ) -> Self {
@@ -134,7 +136,7 @@ impl<'a> Supervisor<'a> {
             config,
             lake,
             stream,
-            from,
+            beginning,
             reader,
             describer,
             mode,
@@ -148,6 +150,7 @@ impl<'a> Supervisor<'a> {
             running: BTreeMap::new(),
             ended: Vec::new(),
             drained: HashSet::new(),
+            seeks_expired: false,
             caught_up: HashSet::new(),
             listed: None,
             listing: false,
@@ -169,17 +172,21 @@ impl<'a> Supervisor<'a> {
         let outcome = self.supervise().await;
         // Whatever the reason: the shards commit what they hold before this returns.
         self.reader.cancel.cancel();
+        let mut undrained = None;
         while let Some(task) = self.tasks.join_next().await {
             if let Task::Shard { shard, report, result } = task? {
                 self.report.add(report);
                 self.ended(&shard);
                 match result {
                     Ok(end) => self.ended.push((shard, end)),
-                    Err(error) => tracing::warn!(
-                        shard,
-                        error = reader::chain(&error),
-                        "a shard's worker failed while it was stopped"
-                    ),
+                    Err(error) => {
+                        tracing::error!(
+                            shard,
+                            error = reader::chain(&error),
+                            "what was read could not be committed; the next start reads it again"
+                        );
+                        undrained.get_or_insert(error);
+                    }
                 }
             }
         }
@@ -198,7 +205,8 @@ impl<'a> Supervisor<'a> {
             {
                 Ok(Ended::Replaced)
             }
-            outcome => outcome,
+            Ok(ended) => undrained.map_or(Ok(ended), Err),
+            Err(error) => Err(error),
         }
     }
 
@@ -277,6 +285,9 @@ impl<'a> Supervisor<'a> {
                     Listing::Shards(shards) => {
                         self.table.know(&shards);
                         let news = self.listed.as_ref() != Some(&shards);
+                        let stays = |one: &Shard| shards.iter().any(|shard| shard.id == one.id);
+                        self.seeks_expired |=
+                            self.listed.as_ref().is_none_or(|before| !before.iter().all(stays));
                         self.listed = Some(shards);
                         if news || self.config.until == Until::CaughtUp {
                             self.turn_at = Instant::now();
@@ -290,7 +301,7 @@ impl<'a> Supervisor<'a> {
                 let end = result?;
                 tracing::debug!(shard, ?end, "a shard's worker ended");
                 match end {
-                    End::Drained => {
+                    End::Drained | End::Expired => {
                         self.drained.insert(shard.clone());
                         // It was closed, so it has children; the last listing may not know them.
                         self.list_at = Instant::now();
@@ -328,13 +339,14 @@ impl<'a> Supervisor<'a> {
             reader: Reader { cancel: stop, ..self.reader.clone() },
             stream: self.stream.clone(),
             shard,
-            from: self.from,
+            beginning: self.beginning.clone(),
             mode: self.mode.clone(),
             memory: Arc::clone(&self.memory),
             monitor: Arc::clone(&self.monitor),
             report: DeliverReport::default(),
             failures: 0,
-            checked_for_loss: false,
+            stopping: self.reader.cancel.clone(),
+            held: None,
             landed_at: None,
         };
         self.tasks.spawn(async move {

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use clickmill_lake::landing::{Chain, Source};
+use clickmill_lake::landing::{Chain, NewCommit, PossibleLoss, Source, list_stream};
 use clickmill_lake::{Lake, LakeError};
+use clickmill_schemas::Timestamp;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
 use super::{MAX_TAKES, Supervisor, Turn};
@@ -36,6 +37,10 @@ impl Supervisor<'_> {
         self.free_what_ended(&mut view).await?;
         self.let_go(&view);
         self.confirm(&view).await?;
+        if self.seeks_expired {
+            self.close_expired(&view, now).await?;
+            self.seeks_expired = false;
+        }
         self.clear(&view, now).await?;
         self.take(&mut view, now).await
     }
@@ -47,7 +52,11 @@ impl Supervisor<'_> {
             .ended
             .iter()
             .filter_map(|(shard, end)| {
-                let change = if *end == End::Drained { Change::Finish } else { Change::Release };
+                let change = if matches!(end, End::Drained | End::Expired) {
+                    Change::Finish
+                } else {
+                    Change::Release
+                };
                 view.leases.get(shard).map(|lease| (lease.clone(), change))
             })
             .collect();
@@ -100,6 +109,42 @@ impl Supervisor<'_> {
                 );
             }
         }
+        Ok(())
+    }
+
+    /// Closes the chains of shards that the stream lists no more though they were not read to
+    /// their end: what they had is gone, and the chains say so.
+    async fn close_expired(
+        &mut self,
+        view: &View,
+        now: std::time::Instant,
+    ) -> Result<(), DeliverError> {
+        let failed = |source| DeliverError::lake(&self.stream.name, source);
+        let listed: BTreeSet<&str> =
+            self.listed.iter().flatten().map(|shard| shard.id.as_str()).collect();
+        let living = self.pulses.living(now, self.config.lease.expiry);
+        let sources = list_stream(self.lake, &self.stream.name, self.stream.created);
+        let unlisted: Vec<Source> = sources
+            .await
+            .map_err(failed)?
+            .into_iter()
+            .filter(|source| !listed.contains(source.leaf()))
+            // Whoever reads it still finds out, and has what is to be committed first.
+            .filter(|source| {
+                let owner = view.owner(source.leaf());
+                !owner.is_some_and(|owner| living.iter().any(|one| one == owner))
+            })
+            .collect();
+        let lake = self.lake;
+        let closed: Vec<Option<PossibleLoss>> = stream::iter(unlisted)
+            .map(|source| close_chain(lake, source))
+            .buffer_unordered(CONFIRM_CONCURRENCY)
+            .try_collect()
+            .await
+            .map_err(failed)?;
+        let losses = closed.into_iter().flatten().count() as u64;
+        self.report.possible_losses += losses;
+        (0..losses).for_each(|_| self.monitor.possible_loss());
         Ok(())
     }
 
@@ -194,10 +239,43 @@ impl Supervisor<'_> {
 
     /// Frees everything that is still this worker's.
     pub(super) async fn leave(&self) -> Result<(), DeliverError> {
-        let drained = self.ended.iter().filter(|(_, end)| *end == End::Drained);
+        let drained =
+            self.ended.iter().filter(|(_, end)| matches!(end, End::Drained | End::Expired));
         let drained = drained.map(|(shard, _)| shard.as_str()).collect();
         Ok(lease::leave(&*self.table, &self.me, &drained).await?)
     }
+}
+
+/// Ends the chain of a shard that expired, where it is open.
+async fn close_chain(lake: &Lake, source: Source) -> Result<Option<PossibleLoss>, LakeError> {
+    let mut chain = Chain::open(lake, source).await?;
+    if chain.is_closed() {
+        return Ok(None);
+    }
+    let after = chain.position().unwrap_or("0").to_owned();
+    let loss = PossibleLoss { after, before: None };
+    let commit = NewCommit {
+        first: None,
+        last: None,
+        closed: true,
+        objects: Vec::new(),
+        possible_loss: Some(loss.clone()),
+        committed_at: Timestamp::now(),
+    };
+    match chain.append(commit).await {
+        Ok(_) => {}
+        // Another worker was first, and says it.
+        Err(LakeError::LostRace { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    tracing::error!(
+        shard = chain.source().leaf(),
+        after = loss.after,
+        "the stream has this shard no more, and it was not read to its end: what it had after this \
+         may be lost; compare with the collectors by `clickmill audit`, and lengthen the stream's \
+         retention"
+    );
+    Ok(Some(loss))
 }
 
 async fn is_closed(lake: &Lake, stream: &Stream, shard: &str) -> Result<bool, LakeError> {
