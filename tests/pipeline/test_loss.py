@@ -150,8 +150,15 @@ class Loss(deliveries.Deliver):
         stream.fill(30)
         oldest = stream.put(line("oldest"))["SequenceNumber"]
         trimming.oldest = {SHARD.format(0): oldest}
-        # Also of the looks for the oldest record.
-        proxy.replace(*[faults.Error("ExpiredIteratorException")] * 4, operation="GetRecords")
+        fresh = stream.kinesis("GetShardIterator", StreamName=stream.name, ShardId=SHARD.format(0),
+                               ShardIteratorType="AT_SEQUENCE_NUMBER", StartingSequenceNumber=oldest)["ShardIterator"]
+
+        def skips(request):
+            """An iterator of before goes on behind what was trimmed."""
+            return dict(request, ShardIterator=fresh)
+
+        # A look for the oldest record, and a page.
+        proxy.replace(*[faults.Alter(request=skips)] * 2, operation="GetRecords")
         support.until(lambda: "oldest" in self.landed_ids(), SECONDS, "the oldest that is left landed")
         said = self.stop(process, code=3)
         self.check(first + ["oldest"])
