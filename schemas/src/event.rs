@@ -12,7 +12,7 @@ mod keys;
 use std::borrow::Cow;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use keys::{EVENT_KEYS, WholeEvent, encode_whole};
 
@@ -186,7 +186,7 @@ pub struct Event<'a> {
     #[serde(default, deserialize_with = "cow", skip_serializing_if = "Option::is_none")]
     pub promotion_id: Option<Cow<'a, str>>,
     /// The products it is about.
-    #[serde(default, borrow, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, borrow, deserialize_with = "items", skip_serializing_if = "Vec::is_empty")]
     pub items: Vec<Item<'a>>,
 
     /// Everything the client sent about the event that has no column: a JSON object.
@@ -483,9 +483,30 @@ impl TimeReason {
     }
 }
 
+/// `deserialize_with` for lists: null is none.
+fn items<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Item<'a>>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn null_is_as_good_as_a_key_that_is_not_there() {
+        let start = r#"{"event_id":"a","event_name":"n","source_protocol":"native","app_id":"s","event_ts":"2026-11-23T12:00:00Z","received_ts":"2026-11-23T12:00:00Z""#;
+        let line = format!("{start}}}");
+        let plain: Event<'_> = serde_json::from_str(&line).expect("an event");
+        for key in crate::EVENT_KEYS {
+            let is_needed = start.contains(&format!("\"{key}\":"));
+            let line = format!(r#"{start},"{key}":null}}"#);
+            match serde_json::from_str::<Event<'_>>(&line) {
+                Ok(event) if !is_needed => assert_eq!(event, plain, "{key}"),
+                Ok(_) => panic!("{key} twice"),
+                Err(error) => assert!(is_needed, "{key}: {error}"),
+            }
+        }
+    }
 
     fn at(text: &str) -> Timestamp {
         Timestamp::parse(text).expect(text)

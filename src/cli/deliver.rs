@@ -75,7 +75,7 @@ pub struct Args {
     format: Option<RawFormat>,
 
     /// Where to begin a stream that this lake has nothing of yet: trim_horizon (its oldest
-    /// record), latest, or a time as 2026-11-23T17:40:00Z. Checkpoints always win
+    /// record), latest, or a time as 2026-11-23 or 2026-11-23T17:40:00Z. Checkpoints always win
     /// [default: trim_horizon]
     #[arg(long, value_name = "WHERE")]
     from: Option<Begin>,

@@ -219,6 +219,9 @@ async fn raw(
         count("event_duplicates"),
         count("rejects"),
     )?;
+    if report.batches.is_empty() {
+        out!("No object that a batch took lies in this range: check the prefix and the times.")?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

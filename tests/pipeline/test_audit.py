@@ -328,6 +328,33 @@ class Streams(Audited):
         self.assertEqual(found, [(gone["shard_id"], number, number, 1, "table")])
         self.assertEqual({one["missing"] for one in report["shards"]}, {0, 1})
 
+    def test_a_record_without_a_number_that_stands_there_twice_hides_no_other_that_is_gone(self):
+        at = support.stamp(support.utc_now())
+        for number in range(8):
+            line = {"event_id": f"f{number}", "event_name": "page_view", "source_protocol": "native",
+                    "app_id": "shop", "event_ts": at, "received_ts": at}
+            data = support.base64.b64encode(json.dumps(line).encode() + b"\n").decode()
+            support.kinesis("PutRecord", StreamName=self.stream, Data=data, PartitionKey="p")
+        self.deliver()
+        self.etl()
+        events = str(self.lake / "tables" / "events")
+        twice = deltalake.DeltaTable(events).to_pyarrow_table(filters=[("event_id", "=", "f3")])
+        deltalake.write_deltalake(events, twice, mode="append")
+        report = self.audit(code=1)
+        self.assertEqual(sum(one["doubled"] for one in report["shards"]), 1)
+        self.assertEqual(sum(one["missing"] for one in report["shards"]), 0)
+        deltalake.DeltaTable(events).delete("event_id = 'f4'")
+        gone = {line["event_id"]: line["sequence_number"] for line in support.landed(self.lake)}["f4"]
+        report = self.audit(code=1)
+        self.assertEqual(sum(one["rows"] for one in report["shards"]), 8, "as many as landed")
+        self.assertEqual([(gap["first"], gap["last"]) for gap in report["gaps"]], [(gone, gone)])
+        result = self.clickmill("--lake", self.lake, "audit", code=1)
+        self.assertIn(b"MISSING: 1 records of streams, 1 counted twice", result.stdout)
+
+    def test_a_lake_that_nothing_ever_landed_in_is_not_complete(self):
+        result = self.clickmill("--lake", self.folder / "typo", "audit", code=2)
+        self.assertIn(b"nothing has ever landed in the lake", result.stderr)
+
     def test_a_deleted_object_of_a_shard_accounts_for_its_numbers(self):
         self.fill([f"e{n}" for n in range(10)])
         self.deliver()

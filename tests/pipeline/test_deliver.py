@@ -365,10 +365,16 @@ class Landing(deliveries.OnS3):
             one = f"hostile-{number}"
             stream.put(line(one, app_id=value, event_name=value or "x", user_id=value))
             stream.ids.append(one)
+        # And null: where a value must be, it makes a reject; elsewhere it is none.
+        stream.put(line("nameless", app_id=None))
+        stream.put(line("nulls", user_id=None, page_url=None, properties=None, items=None, revenue=None))
+        stream.ids.append("nulls")
         self.once(stream)
         self.check(stream.ids)
         found = {one["event_id"]: one["app_id"] for one in support.landed(self.lake)}
-        self.assertEqual(found, {f"hostile-{n}": value for n, value in enumerate(hostile)})
+        self.assertEqual(found, dict({f"hostile-{n}": value for n, value in enumerate(hostile)}, nulls="shop"))
+        rejected = [base64.b64decode(one["bytes_base64"]) for one in support.landed(self.lake, "rejects")]
+        self.assertEqual([json.loads(one)["event_id"] for one in rejected], ["nameless"])
         for path in (self.lake / "raw").rglob("*"):
             self.assertRegex(str(path.relative_to(self.lake)), r"^[A-Za-z0-9/=._-]+$")
 

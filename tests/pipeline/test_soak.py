@@ -11,6 +11,7 @@ import signal
 import subprocess
 import threading
 import time
+import uuid
 
 import deliveries
 import support
@@ -45,19 +46,38 @@ S3_FAULTS = [
 ]
 
 
+DYNAMODB_FAULTS = [
+    (operation, fault)
+    for operation in ("Scan", "PutItem", "UpdateItem", "DeleteItem")
+    for fault in (lambda: faults.Error("ProvisionedThroughputExceededException"),
+                  lambda: faults.Error("InternalServerError", 500), faults.LoseReply, faults.Truncate)
+]
+
+
 class Soak(deliveries.OnS3):
     def test_random_faults_splits_merges_and_kills_lose_nothing_and_land_nothing_twice(self):
+        self.soak(SOAK_SECONDS * 2 / 3)
+
+    def test_so_it_is_with_leases_in_dynamodb(self):
+        table = self.proxied(support.environment()["AWS_ENDPOINT_URL_DYNAMODB"])
+        self.more = ("--leases", f"dynamodb=soak-{uuid.uuid4()}")
+        self.soak(SOAK_SECONDS / 3, {"AWS_ENDPOINT_URL_DYNAMODB": table.url}, table)
+
+    # Of every worker's command line.
+    more = ()
+
+    def soak(self, seconds, environment=None, table=None):
         print(f"(seed {SEED})", end=" ", flush=True)
         chance = random.Random(SEED)
         self.settings("target_megabytes = 0\npoll_milliseconds = 210\nlease_seconds = 3\nmax_age_seconds = 2\n")
         stream = deliveries.Stream(3)
         kinesis = self.proxied(support.KINESIS)
-        environment = {"AWS_ENDPOINT_URL_S3": self.s3.url, "AWS_ENDPOINT_URL_KINESIS": kinesis.url}
+        environment = dict(environment or {}, AWS_ENDPOINT_URL_S3=self.s3.url, AWS_ENDPOINT_URL_KINESIS=kinesis.url)
         self.happened = dict.fromkeys(("start", "kill", "stop", "split", "merge", "fault"), 0)
         workers, stopping = [], threading.Event()
         writer = threading.Thread(target=self.write, args=(stream, stopping), daemon=True)
         writer.start()
-        deadline = time.monotonic() + SOAK_SECONDS
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             for worker in workers:
                 if worker.poll() is not None:
@@ -81,7 +101,10 @@ class Soak(deliveries.OnS3):
                 self.reshard(stream, chance)
             else:
                 for _ in range(chance.randrange(1, 4)):
-                    if chance.random() < 0.5:
+                    if table and chance.random() < 0.4:
+                        operation, fault = chance.choice(DYNAMODB_FAULTS)
+                        table.inject(fault(), operation=operation)
+                    elif chance.random() < 0.5:
                         operation, fault = chance.choice(KINESIS_FAULTS)
                         kinesis.inject(fault(), operation=operation)
                     else:
@@ -100,14 +123,14 @@ class Soak(deliveries.OnS3):
         self.check(stream.ids, self.fetched())
         for what, times in self.happened.items():
             self.assertGreater(times, 0, f"no {what} happened")
-        self.assertGreater(len(stream.ids), 300)
+        self.assertGreater(len(stream.ids), 5 * seconds)
 
     def quiet_worker(self, stream, environment):
         """Its words are few; a pipe that nobody reads would stop it, so they go to a file."""
         path = self.folder / f"worker-{self.happened['start']}.log"
         with open(path, "wb") as log:
             worker = subprocess.Popen(  # pylint: disable=consider-using-with
-                [support.BIN, *map(str, self.arguments(stream, lake=self.bucket))], cwd=self.folder,
+                [support.BIN, *map(str, self.arguments(stream, *self.more, lake=self.bucket))], cwd=self.folder,
                 env=support.environment(**environment), stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL, stderr=log)
         worker.log = path

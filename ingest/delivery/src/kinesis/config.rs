@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use clickmill_lake::raw::RawFormat;
-use clickmill_schemas::Timestamp;
+use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Deserializer, de};
 
 use super::lease::{DEFAULT_LEASE, LeasePolicy, MIN_LEASE};
@@ -87,9 +87,10 @@ impl FromStr for Begin {
             "trim_horizon" => Ok(Self::TrimHorizon),
             "latest" => Ok(Self::Latest),
             _ => {
-                let time = Timestamp::parse(text).map_err(|error| {
+                let date = Date::parse(text).map(Date::midnight);
+                let time = date.or_else(|_| Timestamp::parse(text)).map_err(|error| {
                     format!(
-                        "`{text}` is neither trim_horizon nor latest nor a time as \
+                        "`{text}` is neither trim_horizon nor latest nor a time as 2026-11-23 or \
                          2026-11-23T17:40:00Z: {error}"
                     )
                 })?;

@@ -4,7 +4,7 @@
 //! It prints the figures of docs/scale.md:
 //!
 //! ```text
-//! cargo test --workspace --lib -- --ignored --nocapture a_stream_of_10_000_shards
+//! CLICKMILL_MODEL_SHARDS=10000 cargo test --workspace --lib -- --nocapture a_stream_of_so_many_shards
 //! ```
 //!
 //! What is real: [`decide`] and [`Pulses`], [`LakeTable`] with every request that it makes

@@ -399,13 +399,16 @@ pub(super) struct Failure<'a> {
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// An error with its causes, for a log line.
+/// An error with its causes, for a log line; those that repeat what was said are left out.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text
