@@ -2,6 +2,7 @@
 has read is committed, or told. The test server trims nothing: the proxy stands in for Kinesis there.
 """
 
+import datetime
 import json
 import os
 import signal
@@ -174,6 +175,26 @@ class Loss(deliveries.Deliver):
         report = [one for one in said.splitlines() if "ERROR" in one and "2024-01-01" in one]
         self.assertEqual(len(report), 1, said)
         self.check(stream.ids)
+
+    def test_a_shard_without_traffic_says_that_it_was_looked_at(self):
+        stream = Stream(2)
+        stream.fill(20)
+        self.once(stream)
+        for hours, more in ((1, 0), (7, 2), (0, 0)):
+            for path in (self.lake / "_clickmill/delivery").rglob("*.json"):
+                commit = json.loads(path.read_text(encoding="utf-8"))
+                commit["committed_at"] = support.stamp(support.utc_now() - datetime.timedelta(hours=hours))
+                path.write_text(json.dumps(commit, separators=(",", ":")) + "\n", encoding="utf-8")
+            before = len(support.commits(self.lake))
+            self.once(stream)
+            new = support.commits(self.lake)
+            self.assertEqual(len(new) - before, more, f"after {hours} hours")
+        self.check(stream.ids)
+        seen = [one for one in support.commits(self.lake) if not one["objects"]]
+        self.assertEqual([(one["last"], one["closed"]) for one in seen], [(None, False)] * 2)
+        self.assertEqual(self.losses(), {})
+        self.clickmill("--lake", self.lake, "etl", "run")
+        self.clickmill("--lake", self.lake, "audit", "--strict")
 
     def test_a_shard_that_is_not_found_for_a_moment_is_asked_again(self):
         for operation in ("GetShardIterator", "GetRecords"):

@@ -28,6 +28,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// And waits no longer than this in between.
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
 
+/// A shard without traffic gets a commit without records each such part of the retention.
+const QUIET_PART: u32 = 4;
+
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -261,8 +264,15 @@ impl Worker {
                 return Ok(End::Cancelled);
             }
             if caught_up && self.config.until == Until::CaughtUp && !self.shard.closed {
-                self.land(&mut chain, pending, Closing::No).await?;
+                let is_quiet = pending.last.is_none() && self.is_quiet(&chain);
+                let closing = if is_quiet { Closing::Seen } else { Closing::No };
+                self.land(&mut chain, pending, closing).await?;
                 return Ok(End::CaughtUp);
+            }
+            if caught_up && pending.last.is_none() && self.is_quiet(&chain) {
+                // So that a later start knows until when nothing came.
+                self.land(&mut chain, pending, Closing::Seen).await?;
+                pending = self.pending(&chain);
             }
             let rest = if caught_up { self.config.poll } else { MIN_POLL };
             feed.rest(rest.max(self.config.pace(bytes)));
@@ -335,8 +345,7 @@ impl Worker {
         pending: Pending,
         closing: Closing,
     ) -> Result<(), DeliverError> {
-        let closed = closing == Closing::Yes;
-        if pending.last.is_none() && pending.loss.is_none() && !closed {
+        if pending.last.is_none() && pending.loss.is_none() && closing == Closing::No {
             return Ok(());
         }
         let objects = pending.writer.finish().await;
@@ -345,7 +354,7 @@ impl Worker {
         let commit = NewCommit {
             first: pending.first,
             last: pending.last,
-            closed,
+            closed: closing == Closing::Yes,
             objects,
             possible_loss: pending.loss,
             committed_at: Timestamp::now(),
@@ -403,6 +412,12 @@ impl Worker {
             }
         };
         Ok(Some(found))
+    }
+
+    /// True where nothing says that the shard was looked at for a good part of the retention.
+    fn is_quiet(&self, chain: &Chain) -> bool {
+        let said = chain.last().map_or_else(|| self.begun(), |last| last.committed_at);
+        said.saturating_add(self.stream.retention / QUIET_PART) <= Timestamp::now()
     }
 
     /// What arrived since is to be landed: nothing arrived before the stream was there.
@@ -474,5 +489,8 @@ fn has_passed(position: Option<&str>, until: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closing {
     Yes,
+    /// And it is made only where there is something to commit.
     No,
+    /// And it is made in any case: it says that the shard was read to its end for now.
+    Seen,
 }
