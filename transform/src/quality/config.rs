@@ -277,7 +277,7 @@ mod tests {
             ("orders", "check = \"reconciliation\"\npercent = 1", "for orders_enriched"),
             ("orders_enriched", "check = \"reconciliation\"\npercent = 101", "at most 100"),
             ("orders", "check = \"row_count_drift\"\npercent = -1", "no share"),
-            ("events", "check = \"unique\"\ncolumns = [\"page_query\"]", "many values"),
+            ("abandoned_carts", "check = \"unique\"\ncolumns = [\"items\"]", "many values"),
             ("orders", "check = \"unique\"\ncolumns = [\"order_id\"]\nseverity = 1", "severity"),
         ] {
             let error = read(&format!("[[{table}]]\n{check}\n")).unwrap_err();

@@ -470,7 +470,8 @@ mod tests {
         assert_eq!("latest".parse(), Ok(Begin::Latest));
         let time = "2025-11-23T18:40:00+01:00";
         assert_eq!(time.parse(), Ok(Begin::At(at("2025-11-23T17:40:00Z"))));
-        for wrong in ["", "TRIM_HORIZON", "yesterday", "2025-11-23", "9000-01-01T00:00:00Z"] {
+        assert_eq!("2025-11-23".parse(), Ok(Begin::At(at("2025-11-23T00:00:00Z"))));
+        for wrong in ["", "TRIM_HORIZON", "yesterday", "2025-11-23T10:00", "9000-01-01T00:00:00Z"] {
             assert!(wrong.parse::<Begin>().is_err(), "{wrong}");
         }
         let now = at("2026-11-23T17:40:00Z");
