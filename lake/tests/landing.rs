@@ -29,6 +29,7 @@ fn range(first: u64, last: u64) -> NewCommit {
         closed: false,
         objects: vec![],
         possible_loss: None,
+        read_through: None,
         committed_at: Timestamp::parse("2026-11-23T17:40:00Z").expect("time"),
     }
 }

@@ -93,6 +93,7 @@ async fn work(lake: Lake, last: u64, cut: u64) {
                 closed: false,
                 objects: vec![],
                 possible_loss: None,
+                read_through: None,
                 committed_at: Timestamp::parse("2026-11-23T17:40:00Z").expect("time"),
             };
             match chain.append(commit).await {

@@ -30,7 +30,8 @@ class Columns(support.Case):
     def test_a_backfill_gives_every_event_what_its_json_says(self):
         lake, config = support.copy(lakes.landed(), self.folder / "lake"), self.configured()
         before = support.files(lake, "events")
-        self.clickmill(*config, "--lake", lake, "etl", "run")
+        first = self.clickmill(*config, "--lake", lake, "etl", "run")
+        self.assertIn(b"`clickmill etl backfill` gives them", first.stderr)
         known = support.query(lake, "SELECT count(*) FROM {events} WHERE own_library IS NOT NULL")[0][0]
         self.assertGreater(known, 100, "what is new has them")
         self.assertNotEqual(support.query(lake, OWN), support.query(lake, EXPECTED), "what was there has not")

@@ -113,7 +113,7 @@ class Consumer(deliveries.Deliver):
         [path] = [one for one in (self.lake / "_clickmill/delivery").rglob("*.json")
                   if json.loads(one.read_text(encoding="utf-8"))["last"]]
         commit = json.loads(path.read_text(encoding="utf-8"))
-        commit["committed_at"] = "2020-01-01T00:00:00.000000Z"
+        commit["committed_at"] = commit["read_through"] = "2020-01-01T00:00:00.000000Z"
         path.write_text(json.dumps(commit, separators=(",", ":")) + "\n", encoding="utf-8")
         stream.fill(10)
         oldest = stream.put(line("oldest"))["SequenceNumber"]

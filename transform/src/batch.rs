@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
 use crate::backfill::Backfill;
-use crate::columns::OwnColumns;
+use crate::columns::{self, OwnColumns};
 use crate::currency::{self, Rates};
 use crate::record;
 use crate::run::{AttributionConfig, DailyJobs, RunOptions};
@@ -85,7 +85,11 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<Backfill>,
     /// The shop's own columns of `events`.
-    #[serde(default, skip_serializing_if = "OwnColumns::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "columns::stored",
+        skip_serializing_if = "OwnColumns::is_empty"
+    )]
     pub columns: OwnColumns,
     /// How sessions end.
     #[serde(default)]
@@ -308,6 +312,8 @@ pub async fn plan(
         let [cut, wanted] = [previous.sessions, batch.sessions].map(|one| one.gap_minutes);
         return Err(TransformError::OtherSessions { cut, wanted });
     }
+    // A batch with columns that the table cannot take would never be finished.
+    batch.columns.events(lake).await?;
     if targets.contains("events") {
         take_raw(lake, &mut batch).await?;
     }
@@ -317,7 +323,7 @@ pub async fn plan(
     }
     if crate::jobs::SOURCE_TABLES.iter().any(|table| targets.contains(*table)) {
         let discovery = sources::discover(lake, sources, &batch.live_reads).await;
-        notices = discovery.notices;
+        notices.extend(discovery.notices);
         batch.live_reads.extend(discovery.live_reads);
         for export in discovery.exports {
             if batch.taken_exports.insert(export.identity()) {

@@ -26,7 +26,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::{DataFusionError, ScalarValue};
 use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs};
 use datafusion_functions_json::udfs::json_as_text_udf;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::TransformError;
 use crate::decode::columns::{OLD_COLUMN, ROW_COLUMN};
@@ -79,6 +79,14 @@ impl TryFrom<BTreeMap<String, String>> for OwnColumns {
         });
         read.collect::<Result<_, String>>().map(Self)
     }
+}
+
+/// `deserialize_with` for those of a batch that was written down: a column that `events` has got
+/// of its own since, by another build, is that one now.
+pub(crate) fn stored<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OwnColumns, D::Error> {
+    let mut columns = BTreeMap::<String, String>::deserialize(deserializer)?;
+    columns.retain(|name, _| EVENTS.columns.iter().all(|column| column.name != name));
+    OwnColumns::try_from(columns).map_err(serde::de::Error::custom)
 }
 
 impl From<OwnColumns> for BTreeMap<String, String> {

@@ -236,6 +236,7 @@ async fn land(
         closed: false,
         objects: writer.finish().await?,
         possible_loss: None,
+        read_through: None,
         committed_at: Timestamp::now(),
     };
     chain.append_with(new, files).await?;

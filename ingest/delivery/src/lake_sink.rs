@@ -102,6 +102,7 @@ impl LakeSink {
             closed: false,
             objects,
             possible_loss: None,
+            read_through: None,
             committed_at: Timestamp::now(),
         };
         chain.append(commit).await.map(|_| ())

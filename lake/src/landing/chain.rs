@@ -155,6 +155,7 @@ impl Chain {
             objects: new.objects,
             possible_loss: new.possible_loss,
             files: Vec::new(),
+            read_through: new.read_through,
             committed_at: new.committed_at,
         })
     }

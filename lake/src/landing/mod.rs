@@ -75,6 +75,9 @@ pub struct Commit {
     /// Files of somebody else's delivery that this commit took in: nobody takes them again.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<TakenFile>,
+    /// Of a shard: everything that arrived in it before this was read, by the stream's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_through: Option<Timestamp>,
     /// When it was written, by the writer's clock.
     pub committed_at: Timestamp,
 }
@@ -138,6 +141,8 @@ pub struct NewCommit {
     pub objects: Vec<LandedObject>,
     /// See [`Commit::possible_loss`].
     pub possible_loss: Option<PossibleLoss>,
+    /// See [`Commit::read_through`].
+    pub read_through: Option<Timestamp>,
     /// Now.
     pub committed_at: Timestamp,
 }
@@ -232,6 +237,7 @@ mod tests {
                 },
             ],
             possible_loss: Some(PossibleLoss { after: "1".to_owned(), before: None }),
+            read_through: None,
             files: vec![],
             committed_at: at("2026-11-23T17:41:01.25Z"),
         }

@@ -203,7 +203,7 @@ pub async fn audit(lake: &Lake, options: &AuditOptions) -> Result<Report, Transf
         to: options.to,
         verdict: Verdict::Complete,
         collectors: known.iter().filter_map(|one| collector_report(one, asked)).collect(),
-        shards: shards::reports(&chains, &positions, &rows, &lost),
+        shards: shards::reports(&chains, &positions, &rows, &lost, asked),
         gaps: shards::gaps(&chains, &positions, &lost),
         duplicates: copies::duplicates(lake, &known, &files).await?,
         objects: bad.values().chain(&rows.bad).cloned().collect(),

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use clickmill_lake::landing::Commit;
 use clickmill_lake::raw::RawKind;
 
+use super::Window;
 use super::chains::Chain;
 use super::report::{Fate, Gap, Place, ShardReport};
 use super::tables::Rows;
@@ -123,6 +124,7 @@ pub fn reports(
     positions: &Positions,
     rows: &Rows,
     lost: &[LostRecord],
+    asked: Window,
 ) -> Vec<ShardReport> {
     let mut of_chain: BTreeMap<usize, ShardReport> = BTreeMap::new();
     for (at, chain) in chains.iter().enumerate().filter(|(_, chain)| chain.shard().is_some()) {
@@ -142,8 +144,7 @@ pub fn reports(
             missing: 0,
             doubled: 0,
             closed: commits.last().is_some_and(|commit| commit.closed),
-            possible_losses: inside().filter(|commit| commit.possible_loss.is_some()).count()
-                as u64,
+            possible_losses: losses(commits, asked),
         };
         of_chain.insert(at, report);
     }
@@ -162,6 +163,17 @@ pub fn reports(
         }
     }
     of_chain.into_values().collect()
+}
+
+/// Stretches that may have been trimmed, and would have been received in the window: between the
+/// commit before, and the one that tells of them.
+fn losses(commits: &[Commit], asked: Window) -> u64 {
+    let before = |at: usize| commits.get(at.checked_sub(1)?).map(|commit| commit.committed_at);
+    let told = commits.iter().enumerate().filter(|(at, commit)| {
+        let since = before(*at).unwrap_or(commit.committed_at);
+        commit.possible_loss.is_some() && asked.overlaps(since, commit.committed_at)
+    });
+    told.count() as u64
 }
 
 /// Gaps for what no collector's number tells of.

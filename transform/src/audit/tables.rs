@@ -84,8 +84,10 @@ pub struct Rows {
     pub by_commit: HashMap<usize, u64>,
     /// Of those without a collector's number, hashes of their sequence numbers: nothing else
     /// tells them apart.
-    unnumbered: HashMap<usize, Vec<u64>>,
+    unnumbered: HashMap<usize, Vec<(u64, Kind)>>,
     /// Of those, how many have a sequence number that another one has, by commit.
+    repeated: HashMap<usize, u64>,
+    /// Of those again, how many in `events`: queries count them twice.
     pub doubled: HashMap<usize, u64>,
     /// Rows without a collector's number.
     pub without_lineage: u64,
@@ -159,12 +161,16 @@ pub async fn scan(
     }
     all.bad.sort_by(|a, b| a.path.cmp(&b.path));
     for (commit, mut hashes) in std::mem::take(&mut all.unnumbered) {
-        let rows = hashes.len();
         hashes.sort_unstable();
-        hashes.dedup();
-        if hashes.len() < rows {
-            all.doubled.insert(commit, (rows - hashes.len()) as u64);
+        let repeats = hashes.windows(2).filter(|pair| pair[0].0 == pair[1].0);
+        let (mut repeated, mut doubled) = (0, 0);
+        for pair in repeats {
+            repeated += 1;
+            // A record that was rejected and replayed is a reject and an event.
+            doubled += u64::from(pair[0].1 == Kind::Events && pair[1].1 == Kind::Events);
         }
+        all.repeated.insert(commit, repeated);
+        all.doubled.insert(commit, doubled);
     }
     Ok(all)
 }
@@ -174,7 +180,7 @@ impl Rows {
     #[must_use]
     pub fn records_of(&self, commit: usize) -> u64 {
         let of = |counts: &HashMap<usize, u64>| counts.get(&commit).copied().unwrap_or(0);
-        of(&self.by_commit) - of(&self.doubled)
+        of(&self.by_commit) - of(&self.repeated)
     }
 
     fn merge(&mut self, other: Self) {
@@ -385,7 +391,7 @@ fn count(batch: &RecordBatch, kind: Kind, scope: Scope, positions: &Positions, r
             if key.is_none() {
                 let mut hasher = DefaultHasher::new();
                 sequence.hash(&mut hasher);
-                rows.unnumbered.entry(commit).or_default().push(hasher.finish());
+                rows.unnumbered.entry(commit).or_default().push((hasher.finish(), kind));
             }
         }
         let Some(key) = key else {

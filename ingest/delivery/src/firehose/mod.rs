@@ -258,6 +258,7 @@ impl Landing<'_> {
             closed: false,
             objects,
             possible_loss: None,
+            read_through: None,
             committed_at: Timestamp::now(),
         };
         let commit = chain.append_with(new, files).await.map_err(|e| self.lake_error(e))?;

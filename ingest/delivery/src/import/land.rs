@@ -154,6 +154,7 @@ impl Pending {
             closed: last == IsLast::Yes,
             objects,
             possible_loss: None,
+            read_through: None,
             committed_at: Timestamp::now(),
         };
         chain.append(new).await?;

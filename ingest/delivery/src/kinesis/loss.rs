@@ -16,7 +16,7 @@
 use std::cmp::Ordering;
 use std::time::Duration;
 
-use clickmill_lake::landing::PossibleLoss;
+use clickmill_lake::landing::{Commit, PossibleLoss};
 use clickmill_schemas::Timestamp;
 
 use super::feed::Page;
@@ -36,9 +36,22 @@ pub(super) struct Through {
 }
 
 impl Through {
-    /// As a commit of that time, or the beginning of the delivery, leaves it.
-    pub fn committed(at: Timestamp) -> Self {
+    /// As a commit leaves it: one of an earlier build says when it was made only.
+    pub fn committed(commit: &Commit) -> Self {
+        match commit.read_through {
+            Some(at) => Self { at, margin: CLOCK_MARGIN },
+            None => Self { at: commit.committed_at, margin: COMMIT_MARGIN },
+        }
+    }
+
+    /// As the beginning of the delivery leaves it.
+    pub fn begun(at: Timestamp) -> Self {
         Self { at, margin: COMMIT_MARGIN }
+    }
+
+    /// Everything that arrived before this was read.
+    pub fn at(&self) -> Timestamp {
+        self.at
     }
 
     /// After a page that was asked for at that time.
@@ -101,14 +114,14 @@ mod tests {
 
     #[test]
     fn only_a_checkpoint_near_the_end_of_retention_is_looked_up() {
-        let through = Through::committed(at("2026-11-23T00:00:00Z"));
+        let through = Through::begun(at("2026-11-23T00:00:00Z"));
         assert!(!through.is_past(DAY, at("2026-11-23T22:59:59Z")));
         assert!(through.is_past(DAY, at("2026-11-23T23:00:00Z")));
     }
 
     #[test]
     fn a_worker_is_through_to_its_last_record_and_at_the_tip_to_its_last_look() {
-        let mut through = Through::committed(at("2026-11-20T00:00:00Z"));
+        let mut through = Through::begun(at("2026-11-20T00:00:00Z"));
         let asked = at("2026-11-23T12:00:00Z");
         through.read(&page(None, Some(60_000)), asked);
         assert!(through.is_past(DAY, asked), "an empty page amid a shard shows nothing");

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_kinesis::Client;
@@ -70,6 +71,8 @@ pub(super) struct Reader {
     pub cancel: CancellationToken,
     pub monitor: Arc<Monitor>,
     pub horizon: Horizon,
+    /// The stream's retention as it was described last, in seconds.
+    pub retention: Arc<AtomicU64>,
 }
 
 impl Reader {
@@ -87,6 +90,7 @@ impl Reader {
             cancel: cancel.clone(),
             monitor: Arc::clone(monitor),
             horizon: Horizon::default(),
+            retention: Arc::default(),
         }
     }
 
@@ -100,12 +104,18 @@ impl Reader {
         let missing = |missing| DeliverError::Incomplete { operation: OPERATION, missing };
         let summary = answer.stream_description_summary().ok_or_else(|| missing("a summary"))?;
         let hours = u64::try_from(summary.retention_period_hours()).unwrap_or_default();
+        self.retention.store(hours * 3_600, Ordering::Relaxed);
         Ok(Some(Stream {
             name: self.stream.clone(),
             arn: summary.stream_arn().to_owned(),
             created: summary.stream_creation_timestamp().secs(),
             retention: Duration::from_secs(hours * 3_600),
         }))
+    }
+
+    /// For how long the stream keeps records, as it was described last.
+    pub fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention.load(Ordering::Relaxed))
     }
 
     /// Lists every shard that has not expired. `None` when cancelled.

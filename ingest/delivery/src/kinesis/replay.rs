@@ -293,6 +293,7 @@ impl Replay<'_> {
             closed: false,
             objects: writer.finish().await?,
             possible_loss: None,
+            read_through: None,
             committed_at: Timestamp::now(),
         };
         chain.append_with(commit, files).await.map(|_| ())

@@ -65,6 +65,8 @@ pub(super) struct Worker {
     pub stopping: CancellationToken,
     /// What was read last, and is not committed.
     pub held: Option<String>,
+    /// Everything that arrived before this was read.
+    pub through: Option<Timestamp>,
     /// When this worker last committed.
     pub landed_at: Option<Instant>,
 }
@@ -88,6 +90,10 @@ impl Worker {
         loop {
             let source = match self.pass(None).await {
                 Err(DeliverError::Lake { source, .. }) => *source,
+                Ok(End::Cancelled) => {
+                    let outcome = self.drain(None).await;
+                    return (self.shard, self.report, outcome);
+                }
                 outcome => return (self.shard, self.report, outcome),
             };
             let subject = self.shard.id.clone();
@@ -108,7 +114,7 @@ impl Worker {
             self.failures += 1;
             let is_passing = matches!(source, LakeError::Store { .. });
             if is_passing && self.reader.cancel.is_cancelled() {
-                let outcome = self.drain(Box::new(source)).await;
+                let outcome = self.drain(Some(Box::new(source))).await;
                 return (self.shard, self.report, outcome);
             }
             if !is_passing {
@@ -123,15 +129,18 @@ impl Worker {
             };
             match self.reader.back_off(failure, self.failures, began).await {
                 Ok(true) => {}
-                Ok(false) => return (self.shard, self.report, Ok(End::Cancelled)),
+                Ok(false) => {
+                    let outcome = self.drain(None).await;
+                    return (self.shard, self.report, outcome);
+                }
                 Err(error) => return (self.shard, self.report, Err(error)),
             }
         }
     }
 
-    /// The lake failed while what was read was to be committed before the end: that is read
+    /// The lake failed, and what was read is to be committed before the end: it is read
     /// and committed once more, and again for a while where it must be.
-    async fn drain(&mut self, mut source: Box<LakeError>) -> Result<End, DeliverError> {
+    async fn drain(&mut self, mut source: Option<Box<LakeError>>) -> Result<End, DeliverError> {
         // Whoever took the shard over reads from the checkpoint on.
         let is_left = !self.stopping.is_cancelled();
         let Some(held) = self.held.take().filter(|_| !is_left) else { return Ok(End::Cancelled) };
@@ -142,31 +151,35 @@ impl Worker {
             tracing::warn!(
                 shard = self.shard.id,
                 attempt,
-                error = super::reader::chain(&source),
+                error = source.as_ref().map(|source| super::reader::chain(source)),
                 "what was read could not be committed; trying once more before the end"
             );
             let wait = self.config.retry.wait(attempt, uuid::Uuid::new_v4().as_u64_pair().0);
+            // What was only dropped is read at once.
+            let wait = if source.is_some() { wait.min(DRAIN_WAIT) } else { Duration::ZERO };
             let again = async {
-                tokio::time::sleep(wait.min(DRAIN_WAIT)).await;
+                tokio::time::sleep(wait).await;
                 self.pass(Some(&held)).await
             };
             match tokio::time::timeout_at(deadline, again).await {
                 Err(_) => break,
                 Ok(Err(DeliverError::Lake { source: again, .. })) => match *again {
-                    LakeError::Store { .. } => source = again,
+                    LakeError::Store { .. } => source = Some(again),
                     LakeError::LostRace { .. } => return Ok(End::Cancelled),
                     _ => return Err(DeliverError::lake(&self.shard.id, *again)),
                 },
                 Ok(outcome) => return outcome,
             }
         }
-        Err(DeliverError::lake(&self.shard.id, *source))
+        Err(match source {
+            Some(source) => DeliverError::lake(&self.shard.id, *source),
+            None => DeliverError::Incomplete { operation: "landing", missing: "an end" },
+        })
     }
 
     /// Reads and commits; with `until`, what is up to that record and no more.
     async fn pass(&mut self, until: Option<&str>) -> Result<End, DeliverError> {
         self.memory.free(&self.shard.id);
-        self.held = None;
         let source = Source::kinesis(&self.stream.name, self.stream.created, &self.shard.id)
             .map_err(|source| self.lake_error(source))?;
         let opened = Chain::open(&self.lake, source).await;
@@ -179,10 +192,9 @@ impl Worker {
             return Ok(End::Cancelled);
         }
         let mut pending = self.pending(&chain);
-        let mut through = Through::committed(match chain.last() {
-            Some(last) => last.committed_at,
-            None => self.begun(),
-        });
+        let mut through =
+            chain.last().map_or_else(|| Through::begun(self.begun()), Through::committed);
+        self.through = chain.last().and_then(|last| last.read_through);
         let mut checked = false;
         let position = Position::after(chain.position(), self.beginning.from);
         let mut feed = Feed::new(&self.mode, &self.reader, &self.stream, &self.shard, position);
@@ -200,7 +212,8 @@ impl Worker {
                 }
                 continue;
             }
-            if !checked && through.is_past(self.stream.retention, Timestamp::now()) {
+            let is_near = through.is_past(self.reader.retention(), Timestamp::now());
+            if is_near && !checked && feed.is_due() {
                 let position = pending.last.as_deref().or(chain.position());
                 match self.check_for_loss(position).await {
                     Ok(Some(None)) => {}
@@ -214,7 +227,10 @@ impl Worker {
                     Err(DeliverError::NoShard { .. }) => {
                         return self.expired(&mut chain, pending).await;
                     }
-                    Err(error) => return Err(error),
+                    Err(error) => {
+                        self.land(&mut chain, pending, Closing::No).await?;
+                        return Err(error);
+                    }
                 }
                 checked = true;
             }
@@ -223,7 +239,12 @@ impl Worker {
                 Err(DeliverError::NoShard { .. }) => {
                     return self.expired(&mut chain, pending).await;
                 }
-                step => step?,
+                Err(error) => {
+                    // What was read may not be there to be read again.
+                    self.land(&mut chain, pending, Closing::No).await?;
+                    return Err(error);
+                }
+                Ok(step) => step,
             };
             let page = match step {
                 Step::Page(page) => page,
@@ -251,6 +272,7 @@ impl Worker {
             attempt = 0;
             self.take(&mut pending, &page).await?;
             through.read(&page, asked);
+            self.through = Some(through.at());
             checked = false;
             if page.is_last {
                 self.land(&mut chain, pending, Closing::Yes).await?;
@@ -305,7 +327,11 @@ impl Worker {
             pending.first.get_or_insert_with(|| record.sequence_number.to_owned());
             pending.last = Some(record.sequence_number.to_owned());
         }
-        self.held = pending.last.clone().or(self.held.take());
+        if let Some(last) = &pending.last
+            && !has_passed(self.held.as_deref(), last)
+        {
+            self.held = Some(last.clone());
+        }
         if let Some(first) = page.records.first() {
             let arrived = arrival(first.approximate_arrival_timestamp());
             self.monitor.holds_since(&self.shard.id, arrived);
@@ -357,6 +383,7 @@ impl Worker {
             closed: closing == Closing::Yes,
             objects,
             possible_loss: pending.loss,
+            read_through: self.through,
             committed_at: Timestamp::now(),
         };
         let commit = match chain.append(commit).await {
@@ -367,7 +394,9 @@ impl Worker {
             self.tell_loss(loss);
         }
         self.failures = 0;
-        self.held = None;
+        if self.held.as_deref().is_some_and(|held| has_passed(commit.position(), held)) {
+            self.held = None;
+        }
         self.landed_at = Some(Instant::now());
         self.memory.free(&self.shard.id);
         self.monitor.holds(self.memory.held());
@@ -417,7 +446,7 @@ impl Worker {
     /// True where nothing says that the shard was looked at for a good part of the retention.
     fn is_quiet(&self, chain: &Chain) -> bool {
         let said = chain.last().map_or_else(|| self.begun(), |last| last.committed_at);
-        said.saturating_add(self.stream.retention / QUIET_PART) <= Timestamp::now()
+        said.saturating_add(self.reader.retention() / QUIET_PART) <= Timestamp::now()
     }
 
     /// What arrived since is to be landed: nothing arrived before the stream was there.
@@ -442,11 +471,9 @@ impl Worker {
     }
 
     /// The stream has the shard no more: what was read is committed, and what was not is gone.
-    async fn expired(
-        &mut self,
-        chain: &mut Chain,
-        mut pending: Pending,
-    ) -> Result<End, DeliverError> {
+    async fn expired(&mut self, chain: &mut Chain, pending: Pending) -> Result<End, DeliverError> {
+        // It cannot be read again, whatever comes now.
+        self.land(chain, pending, Closing::No).await?;
         match self.reader.describe().await? {
             None => return Ok(End::Cancelled),
             // It is a shard of the stream's predecessor: the one who knows both decides.
@@ -455,9 +482,9 @@ impl Worker {
             }
             Some(_) => {}
         }
-        let after = pending.last.as_deref().or(chain.position()).unwrap_or(&self.shard.starts);
-        let loss = PossibleLoss { after: after.to_owned(), before: None };
-        pending.loss = Some(loss::joined(pending.loss.take(), loss));
+        let after = chain.position().unwrap_or(&self.shard.starts).to_owned();
+        let mut pending = self.pending(chain);
+        pending.loss = Some(PossibleLoss { after, before: None });
         self.land(chain, pending, Closing::Yes).await?;
         Ok(End::Expired)
     }

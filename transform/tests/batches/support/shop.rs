@@ -154,6 +154,7 @@ impl Shop {
             closed: false,
             objects,
             possible_loss: None,
+            read_through: None,
             committed_at: at("2026-03-01T00:00:00Z"),
         };
         chain.append(commit).await.expect("lands");

@@ -134,6 +134,14 @@ impl Feed {
         }
     }
 
+    /// True where a page would be asked for at once.
+    pub fn is_due(&self) -> bool {
+        match self {
+            Self::Polling(polling) => polling.is_due(),
+            Self::FanOut(_) => true,
+        }
+    }
+
     /// The page was taken in; `poll` says when to ask again.
     pub fn rest(&mut self, poll: Duration) {
         if let Self::Polling(polling) = self {

@@ -45,6 +45,11 @@ impl Polling {
         self.due = self.asked + poll;
     }
 
+    /// See [`super::Feed::is_due`].
+    pub fn is_due(&self) -> bool {
+        self.due <= Instant::now()
+    }
+
     /// See [`super::Feed::next`].
     pub async fn next(&mut self) -> Result<Step, DeliverError> {
         let wait = self.due.saturating_duration_since(Instant::now());

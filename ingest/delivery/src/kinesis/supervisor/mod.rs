@@ -69,6 +69,8 @@ pub(super) struct Supervisor<'a> {
     drained: HashSet<String>,
     /// Chains may be there of shards that are listed no more.
     seeks_expired: bool,
+    /// Shards that were listed, and are no more.
+    vanished: BTreeMap<String, Shard>,
     /// Read to their end for now, and left, with [`Until::CaughtUp`].
     caught_up: HashSet<String>,
     listed: Option<Vec<Shard>>,
@@ -151,6 +153,7 @@ impl<'a> Supervisor<'a> {
             ended: Vec::new(),
             drained: HashSet::new(),
             seeks_expired: false,
+            vanished: BTreeMap::new(),
             caught_up: HashSet::new(),
             listed: None,
             listing: false,
@@ -285,9 +288,15 @@ impl<'a> Supervisor<'a> {
                     Listing::Shards(shards) => {
                         self.table.know(&shards);
                         let news = self.listed.as_ref() != Some(&shards);
-                        let stays = |one: &Shard| shards.iter().any(|shard| shard.id == one.id);
-                        self.seeks_expired |=
-                            self.listed.as_ref().is_none_or(|before| !before.iter().all(stays));
+                        self.seeks_expired |= self.listed.is_none();
+                        let stays: HashSet<&str> =
+                            shards.iter().map(|shard| shard.id.as_str()).collect();
+                        for gone in self.listed.iter().flatten() {
+                            if !stays.contains(gone.id.as_str()) {
+                                self.vanished.insert(gone.id.clone(), gone.clone());
+                                self.seeks_expired = true;
+                            }
+                        }
                         self.listed = Some(shards);
                         if news || self.config.until == Until::CaughtUp {
                             self.turn_at = Instant::now();
@@ -347,6 +356,7 @@ impl<'a> Supervisor<'a> {
             failures: 0,
             stopping: self.reader.cancel.clone(),
             held: None,
+            through: None,
             landed_at: None,
         };
         self.tasks.spawn(async move {

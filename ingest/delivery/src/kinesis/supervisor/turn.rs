@@ -39,7 +39,6 @@ impl Supervisor<'_> {
         self.confirm(&view).await?;
         if self.seeks_expired {
             self.close_expired(&view, now).await?;
-            self.seeks_expired = false;
         }
         self.clear(&view, now).await?;
         self.take(&mut view, now).await
@@ -113,7 +112,7 @@ impl Supervisor<'_> {
     }
 
     /// Closes the chains of shards that the stream lists no more though they were not read to
-    /// their end: what they had is gone, and the chains say so.
+    /// their end: what they had is gone, and the chains say so. Some in each turn.
     async fn close_expired(
         &mut self,
         view: &View,
@@ -123,29 +122,63 @@ impl Supervisor<'_> {
         let listed: BTreeSet<&str> =
             self.listed.iter().flatten().map(|shard| shard.id.as_str()).collect();
         let living = self.pulses.living(now, self.config.lease.expiry);
-        let sources = list_stream(self.lake, &self.stream.name, self.stream.created);
-        let unlisted: Vec<Source> = sources
-            .await
-            .map_err(failed)?
+        let (lake, stream) = (self.lake, &self.stream);
+        let mut sources = list_stream(lake, &stream.name, stream.created).await.map_err(failed)?;
+        for shard in self.vanished.keys() {
+            sources.push(Source::kinesis(&stream.name, stream.created, shard).map_err(failed)?);
+        }
+        let unlisted: BTreeSet<Source> = sources
             .into_iter()
             .filter(|source| !listed.contains(source.leaf()))
-            // Whoever reads it still finds out, and has what is to be committed first.
-            .filter(|source| {
-                let owner = view.owner(source.leaf());
-                !owner.is_some_and(|owner| living.iter().any(|one| one == owner))
-            })
+            .filter(|source| !self.drained.contains(source.leaf()))
             .collect();
-        let lake = self.lake;
-        let closed: Vec<Option<PossibleLoss>> = stream::iter(unlisted)
-            .map(|source| close_chain(lake, source))
+        // Whoever reads one still finds out by itself, and has what is to be committed first.
+        let is_free = |source: &Source| match view.owner(source.leaf()) {
+            _ if self.running.contains_key(source.leaf()) => false,
+            Some(owner) => *owner == self.me || !living.iter().any(|one| one == owner),
+            None => true,
+        };
+        let (free, read): (Vec<Source>, Vec<Source>) = unlisted.into_iter().partition(is_free);
+        let more = free.len() > MAX_TAKES || !read.is_empty();
+        let opened: Vec<Chain> = stream::iter(free.into_iter().take(MAX_TAKES))
+            .map(|source| Chain::open(lake, source))
             .buffer_unordered(CONFIRM_CONCURRENCY)
             .try_collect()
             .await
             .map_err(failed)?;
-        let losses = closed.into_iter().flatten().count() as u64;
-        self.report.possible_losses += losses;
-        (0..losses).for_each(|_| self.monitor.possible_loss());
-        Ok(())
+        let (closed, open): (Vec<Chain>, Vec<Chain>) =
+            opened.into_iter().partition(Chain::is_closed);
+        for chain in closed {
+            self.vanished.remove(chain.source().leaf());
+            self.drained.insert(chain.source().leaf().to_owned());
+        }
+        let mut problem = None;
+        if !open.is_empty() {
+            // A shard that is younger than the last listing may have a chain by now.
+            let Some(listed) = self.reader.shards().await? else { return Ok(()) };
+            let listed: BTreeSet<&str> = listed.iter().map(|shard| shard.id.as_str()).collect();
+            for chain in open {
+                let shard = chain.source().leaf().to_owned();
+                if listed.contains(shard.as_str()) {
+                    continue;
+                }
+                let vanished = self.vanished.get(&shard);
+                let starts = vanished.map_or_else(|| "0".to_owned(), |one| one.starts.clone());
+                match end_chain(chain, starts).await {
+                    Ok(loss) => {
+                        self.vanished.remove(&shard);
+                        self.drained.insert(shard);
+                        if loss.is_some() {
+                            self.report.possible_losses += 1;
+                            self.monitor.possible_loss();
+                        }
+                    }
+                    Err(error) => problem = Some(error),
+                }
+            }
+        }
+        self.seeks_expired = more || problem.is_some();
+        problem.map_or(Ok(()), |error| Err(DeliverError::lake(&self.stream.name, error)))
     }
 
     /// Removes leases of shards that have expired, and what dead workers left.
@@ -246,13 +279,9 @@ impl Supervisor<'_> {
     }
 }
 
-/// Ends the chain of a shard that expired, where it is open.
-async fn close_chain(lake: &Lake, source: Source) -> Result<Option<PossibleLoss>, LakeError> {
-    let mut chain = Chain::open(lake, source).await?;
-    if chain.is_closed() {
-        return Ok(None);
-    }
-    let after = chain.position().unwrap_or("0").to_owned();
+/// Ends the chain of a shard that expired.
+async fn end_chain(mut chain: Chain, starts: String) -> Result<Option<PossibleLoss>, LakeError> {
+    let after = chain.position().map_or(starts, str::to_owned);
     let loss = PossibleLoss { after, before: None };
     let commit = NewCommit {
         first: None,
@@ -260,6 +289,7 @@ async fn close_chain(lake: &Lake, source: Source) -> Result<Option<PossibleLoss>
         closed: true,
         objects: Vec::new(),
         possible_loss: Some(loss.clone()),
+        read_through: None,
         committed_at: Timestamp::now(),
     };
     match chain.append(commit).await {
