@@ -6,6 +6,7 @@ import datetime
 import json
 import os
 import signal
+import time
 
 import deliveries
 import faults
@@ -232,6 +233,22 @@ class Stopping(deliveries.Deliver):
                 self.assertEqual(code, 0, said)
                 self.assertIn("landed 10 events", said)
                 self.assertEqual(store.left(), 0, "a fault that was never met")
+
+    def test_told_to_stop_in_the_middle_of_an_outage_it_waits_for_the_store(self):
+        self.settings("max_age_seconds = 1\nidle_seconds = 1\npoll_milliseconds = 210\nleases = \"none\"\n")
+        proxy, store, stream = self.proxied(support.KINESIS), self.proxied(os.environ["AWS_ENDPOINT_URL_S3"]), Stream(1)
+        process = self.worker(stream, lake=f"s3://{support.BUCKET}/{stream.name}", env={
+            "AWS_ENDPOINT_URL_KINESIS": proxy.url, "AWS_ENDPOINT_URL_S3": store.url})
+        support.until(lambda: len(proxy.calls("GetRecords")) >= 2, SECONDS, "it reads")
+        store.down()
+        stream.fill(10)
+        time.sleep(5)
+        process.send_signal(signal.SIGTERM)
+        time.sleep(2)
+        store.up()
+        said = process.communicate(timeout=SECONDS)[1].decode(errors="replace")
+        self.assertEqual(process.returncode, 0, said)
+        self.assertIn("landed 10 events", said)
 
     def test_a_store_that_is_gone_makes_it_fail_and_the_next_start_lands_all(self):
         stream, lake, code, said, _ = self.read_and_told_to_stop(lambda store: store.down())
