@@ -166,10 +166,25 @@ impl Text<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use clickmill_lake::raw::RawKind;
 
     use super::super::monitor::{Landed, ShardState};
     use super::*;
+
+    #[test]
+    fn lag_grows_where_no_page_comes() {
+        let read = |seconds_ago| ShardState {
+            millis_behind: Some(1_500),
+            read_at: Instant::now().checked_sub(Duration::from_secs(seconds_ago)),
+            ..ShardState::default()
+        };
+        assert_eq!(read(5).millis_behind_now(), Some(1_500));
+        let late = read(60).millis_behind_now().expect("known");
+        assert!((61_500..63_000).contains(&late), "{late}");
+        assert_eq!(ShardState::default().millis_behind_now(), None);
+    }
 
     #[test]
     fn the_document_is_as_the_format_says() {

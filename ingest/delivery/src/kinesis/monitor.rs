@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clickmill_lake::landing::Commit;
 use clickmill_lake::raw::RawKind;
@@ -12,6 +12,9 @@ use clickmill_schemas::Timestamp;
 /// Upper ends of the classes that objects' sizes are counted in, in bytes.
 pub const SIZE_CLASSES: [u64; 8] =
     [4 << 10, 64 << 10, 1 << 20, 4 << 20, 16 << 20, 32 << 20, 64 << 20, 128 << 20];
+
+/// For so long what a page said counts as it is: the next one is not late yet.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// Written by the shards' workers, read by who reports.
 #[derive(Debug, Default)]
@@ -82,11 +85,12 @@ pub struct Landed {
 
 impl ShardState {
     /// How far reading is behind the shard's newest record by now, in milliseconds: what the
-    /// last page said, and the time since.
+    /// last page said, and the time since where no other came for longer than [`FRESH`].
     #[must_use]
     pub fn millis_behind_now(&self) -> Option<i64> {
-        let since = self.read_at.map_or(0, |at| at.elapsed().as_millis());
-        Some(self.millis_behind?.saturating_add(i64::try_from(since).unwrap_or(i64::MAX)))
+        let since = self.read_at.map(|at| at.elapsed()).filter(|since| *since > FRESH);
+        let since = i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
+        Some(self.millis_behind?.saturating_add(since))
     }
 
     /// How long ago the oldest record arrived that was read and has not landed, in milliseconds.
