@@ -68,10 +68,12 @@ impl Shard {
         }) {
             self.pages.push(Page::default());
         }
+        // Within the retention: nothing is to be looked up.
+        let arrived = clickmill_schemas::Timestamp::now().micros() / 1_000_000;
         if let Some(page) = self.pages.last_mut() {
             page.bytes += data.len();
             page.records.push(format!(
-                r#"{{"SequenceNumber":"4959{number:052}","ApproximateArrivalTimestamp":{CREATED}.5,"Data":"{}","PartitionKey":"a"}}"#,
+                r#"{{"SequenceNumber":"4959{number:052}","ApproximateArrivalTimestamp":{arrived}.5,"Data":"{}","PartitionKey":"a"}}"#,
                 BASE64.encode(data)
             ));
         }
