@@ -12,7 +12,6 @@ use clickmill_delivery::doctor::{
 };
 use clickmill_delivery::kinesis;
 use clickmill_lake::Lake;
-use clickmill_lake::history::{self, Series, Snapshot};
 use clickmill_schemas::Timestamp;
 use serde::Serialize;
 
@@ -47,7 +46,6 @@ pub struct Args {
     firehose: Vec<String>,
 
     /// How often the stream is read, in hours, where `deliver --once` runs on a schedule
-    /// [default: the longest time between the last ten ETL runs that took something in]
     #[arg(long, value_name = "HOURS")]
     every: Option<f64>,
 
@@ -103,10 +101,6 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Source::Kinesis(arn) => arn.rsplit('/').next() == Some(stream),
         _ => false,
     };
-    let every = match (args.every, reachable && !args.stream.is_empty()) {
-        (None, true) => etl_every_hours(&lake).await?,
-        (given, _) => given,
-    };
     for stream in &args.stream {
         let known = match reachable {
             true => landed(&lake, stream, Timestamp::now()).await?,
@@ -123,7 +117,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
                 .filter(|facts| reads(facts, stream))
                 .count() as u32;
         let pollers = args.readers.or((known_pollers > 0).then_some(known_pollers));
-        let reading = Reading { every_hours: every, age_hours: age, pollers };
+        let reading = Reading { every_hours: args.every, age_hours: age, pollers };
         let largest = context.config.collector.kinesis.max_record_bytes.map(|bytes| bytes as u64);
         match stream_facts(&kinesis::client(&aws), stream).await {
             Ok(facts) => findings.extend(stream_findings(&facts, rate, reading, largest)),
@@ -160,19 +154,6 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Format::Text => out::text(describe(&findings))?,
     }
     Ok(if verdict == Severity::Loss { ExitCode::from(EXIT_FAILED) } else { ExitCode::SUCCESS })
-}
-
-/// The longest time between two of the last ETL runs that took something in.
-async fn etl_every_hours(lake: &Lake) -> anyhow::Result<Option<f64>> {
-    const RUNS: i64 = 10;
-    let Some(newest) = history::newest(lake, Series::Snapshots).await? else { return Ok(None) };
-    let mut ends = Vec::new();
-    for number in (newest - RUNS + 1).max(1)..=newest {
-        let snapshot: Snapshot = history::read(lake, Series::Snapshots, number).await?;
-        ends.push(snapshot.created_at.micros());
-    }
-    let gaps = ends.windows(2).map(|pair| (pair[1] - pair[0]) as f64 / 3.6e9);
-    Ok(gaps.max_by(f64::total_cmp).map(|hours| (hours * 10.0).round() / 10.0))
 }
 
 /// What cannot be looked at may be anything.

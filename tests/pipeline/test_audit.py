@@ -274,6 +274,17 @@ class Streams(Audited):
         self.send(collector, ids)
         collector.stop()
 
+    def land_unnumbered(self, key):
+        """Eight events of a producer that counts nothing, f0 to f7, as far as the tables."""
+        at = support.stamp(support.utc_now())
+        for number in range(8):
+            line = {"event_id": f"f{number}", "event_name": "page_view", "source_protocol": "native",
+                    "app_id": "shop", "event_ts": at, "received_ts": at}
+            data = support.base64.b64encode(json.dumps(line).encode() + b"\n").decode()
+            support.kinesis("PutRecord", StreamName=self.stream, Data=data, PartitionKey=key(number))
+        self.deliver()
+        self.etl()
+
     def test_a_record_repeated_in_the_stream_is_named_and_nothing_is_missing(self):
         self.fill([f"e{n}" for n in range(12)])
         shard, record = next((shard, record) for shard, record in streams.records_of(self.stream)
@@ -309,14 +320,7 @@ class Streams(Audited):
         self.assertEqual(self.audit()["verdict"], "complete")
 
     def test_records_of_producers_without_numbers_are_counted_by_shard(self):
-        at = support.stamp(support.utc_now())
-        for number in range(8):
-            line = {"event_id": f"f{number}", "event_name": "page_view", "source_protocol": "native",
-                    "app_id": "shop", "event_ts": at, "received_ts": at}
-            data = support.base64.b64encode(json.dumps(line).encode() + b"\n").decode()
-            support.kinesis("PutRecord", StreamName=self.stream, Data=data, PartitionKey=f"p{number}")
-        self.deliver()
-        self.etl()
+        self.land_unnumbered(lambda number: f"p{number}")
         report = self.audit()
         self.assertEqual((report["verdict"], report["rows_without_lineage"]), ("complete", 8))
         gone = {line["event_id"]: line for line in support.landed(self.lake)}["f5"]
@@ -329,14 +333,7 @@ class Streams(Audited):
         self.assertEqual({one["missing"] for one in report["shards"]}, {0, 1})
 
     def test_a_record_without_a_number_that_stands_there_twice_hides_no_other_that_is_gone(self):
-        at = support.stamp(support.utc_now())
-        for number in range(8):
-            line = {"event_id": f"f{number}", "event_name": "page_view", "source_protocol": "native",
-                    "app_id": "shop", "event_ts": at, "received_ts": at}
-            data = support.base64.b64encode(json.dumps(line).encode() + b"\n").decode()
-            support.kinesis("PutRecord", StreamName=self.stream, Data=data, PartitionKey="p")
-        self.deliver()
-        self.etl()
+        self.land_unnumbered(lambda _: "p")
         events = str(self.lake / "tables" / "events")
         twice = deltalake.DeltaTable(events).to_pyarrow_table(filters=[("event_id", "=", "f3")])
         deltalake.write_deltalake(events, twice, mode="append")

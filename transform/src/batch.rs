@@ -313,7 +313,9 @@ pub async fn plan(
         return Err(TransformError::OtherSessions { cut, wanted });
     }
     // A batch with columns that the table cannot take would never be finished.
-    batch.columns.events(lake).await?;
+    if !batch.columns.is_empty() {
+        batch.columns.events(lake).await?;
+    }
     if targets.contains("events") {
         take_raw(lake, &mut batch).await?;
     }

@@ -171,7 +171,7 @@ impl Window {
 pub async fn audit(lake: &Lake, options: &AuditOptions) -> Result<Report, TransformError> {
     let asked = Window { from: options.from, to: options.to };
     let chains = chains::read(lake, asked, &taken(lake).await?).await?;
-    if chains.is_empty() && options.spools.is_empty() && !has_tables(lake).await? {
+    if chains.is_empty() && options.spools.is_empty() && !has_batches(lake).await? {
         return Err(TransformError::NothingLanded { lake: lake.url().to_string() });
     }
     let mut bad = chains::check_objects(lake, &chains, asked, options.verify).await?;
@@ -225,7 +225,7 @@ pub struct Scope {
     pub scanned: Window,
 }
 
-async fn has_tables(lake: &Lake) -> Result<bool, TransformError> {
+async fn has_batches(lake: &Lake) -> Result<bool, TransformError> {
     Ok(history::newest(lake, Series::Batches).await?.is_some())
 }
 

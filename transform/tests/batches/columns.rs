@@ -208,6 +208,33 @@ async fn a_column_with_another_type_is_refused_before_anything_is_done() {
 }
 
 #[tokio::test]
+async fn a_type_that_changed_behind_an_unfinished_batch_blocks_no_later_run() {
+    let mut before = landed().await;
+    before.run().await;
+    before.columns = "plan = \"properties.plan:Utf8\"";
+    let mut refused = 0;
+    for writes in 0.. {
+        let mut shop = before.fork().await;
+        let lake = shop.dying_after(writes);
+        if backfill::run(&lake, &shop.options(), &Silent, whole()).await.is_ok() {
+            break;
+        }
+        shop.land(&[view("new", "x", "2026-03-13T08:00:00Z")]).await;
+        shop.columns = "plan = \"properties.plan:Int64\"";
+        match shop.run_on(&shop.lake).await {
+            // The batch was not begun: that type is the first.
+            Ok(_) => continue,
+            Err(TransformError::UnfitColumn { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+        shop.columns = before.columns;
+        shop.run().await;
+        assert_eq!(shop.sql("SELECT count(*) FROM events").await, ["6"], "after {writes} writes");
+    }
+    assert!(refused > 0, "no batch was left unfinished");
+}
+
+#[tokio::test]
 async fn jobs_and_checks_see_own_columns_and_follow_a_backfill() {
     let mut shop = landed().await;
     shop.run().await;

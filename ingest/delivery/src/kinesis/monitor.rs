@@ -171,8 +171,13 @@ impl Monitor {
     }
 
     /// Another worker was first with a commit.
-    pub(super) fn lost_race(&self) {
-        self.lock().lost_races += 1;
+    pub(super) fn lost_race(&self, shard: &str) {
+        let mut state = self.lock();
+        state.lost_races += 1;
+        // What this worker held has landed; what has not is read again.
+        if let Some(shard) = state.shards.get_mut(shard) {
+            shard.held_since = None;
+        }
     }
 
     /// A request failed and will be tried again.

@@ -99,7 +99,7 @@ impl Worker {
             let subject = self.shard.id.clone();
             if let LakeError::LostRace { ordinal, .. } = source {
                 // No failure: the other has landed what this one held, or a part of it.
-                self.monitor.lost_race();
+                self.monitor.lost_race(&subject);
                 tracing::info!(
                     shard = subject,
                     ordinal,
