@@ -205,6 +205,8 @@ def start_seaweedfs(data, ports):
         "-master.volumeSizeLimitMB=64", "-master.telemetry=false",
         # Else they listen on fixed ports, and a second test run cannot start.
         "-s3.port.iceberg=0", "-s3.port.lance=0",
+        # By default it takes no writes while less than a hundredth of the whole disk is free.
+        "-volume.minFreeSpace=64MiB",
         *[f"-{name}={port}" for name, port in zip(names, others)],
     ]
     return start("SeaweedFS", command, data, dict(os.environ), data)
@@ -293,7 +295,8 @@ def wait(started, ready):
         if ended or time.monotonic() > deadline:
             state = f"ended with {process.returncode}" if ended else f"was not ready in {READY_SECONDS} s"
             tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
-            fail(f"{process.name} {state}; the end of its log:\n{tail}")
+            free = shutil.disk_usage(log.parent).free >> 20
+            fail(f"{process.name} {state}, with {free} MiB free below {log.parent}; the end of its log:\n{tail}")
         time.sleep(0.1)
 
 
