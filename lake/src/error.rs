@@ -130,9 +130,27 @@ pub enum LakeError {
     /// Compressing in memory failed.
     #[error("cannot compress an object for the raw zone")]
     Compress(#[source] std::io::Error),
+
+    /// What keeps several sources from landing, since they share an object.
+    #[error(transparent)]
+    Shared(std::sync::Arc<LakeError>),
+
+    /// A thread that encoded an object ended.
+    #[error("an object for the raw zone was not encoded")]
+    Encoder(#[source] tokio::task::JoinError),
 }
 
 impl LakeError {
+    /// True for a failure of the store: what failed may be tried again.
+    #[must_use]
+    pub fn is_of_store(&self) -> bool {
+        match self {
+            Self::Store { .. } => true,
+            Self::Shared(error) => error.is_of_store(),
+            _ => false,
+        }
+    }
+
     /// Wraps an object store's error.
     pub fn store(
         operation: &'static str,

@@ -14,21 +14,23 @@
 
 mod body;
 pub mod columns;
+pub mod pack;
+mod piece;
 pub mod read;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use clickmill_schemas::{Date, Timestamp, WholeEvent};
 use memchr::{memchr, memmem};
-use object_store::path::Path;
-use object_store::{Error, ObjectStore, PutMode, PutOptions};
+use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 
-use body::Body;
 pub use body::{COMPRESSOR_BYTES, RawFormat};
+use piece::Partition;
+pub use piece::Piece;
 
 use crate::LakeError;
 use crate::landing::{LandedObject, Source};
@@ -169,32 +171,12 @@ fn broken(reason: &str) -> LakeError {
 /// Writes lines into raw objects, for one commit of one chain.
 pub struct RawWriter {
     store: Arc<dyn ObjectStore>,
-    stem: String,
+    stem: Arc<str>,
     object_bytes: u64,
     format: RawFormat,
-    open: BTreeMap<Partition, OpenObject>,
+    open: BTreeMap<Partition, Piece>,
     finished: Vec<LandedObject>,
     lines: u32,
-}
-
-/// An hour of one kind, in one format.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Partition {
-    kind: RawKind,
-    date: Date,
-    hour: u8,
-    format: RawFormat,
-}
-
-struct OpenObject {
-    body: Body,
-    bytes_in: u64,
-    records: u64,
-    first: String,
-    last: String,
-    event_dates: BTreeSet<Date>,
-    /// Least and greatest; `None` before the first line.
-    received_ts: Option<(Timestamp, Timestamp)>,
 }
 
 impl RawWriter {
@@ -203,7 +185,7 @@ impl RawWriter {
     pub fn new(lake: &Lake, source: &Source) -> Self {
         Self {
             store: Arc::clone(lake.store()),
-            stem: source.stem(),
+            stem: source.stem().into(),
             object_bytes: OBJECT_BYTES,
             format: RawFormat::default(),
             open: BTreeMap::new(),
@@ -229,13 +211,13 @@ impl RawWriter {
     /// Memory that the open objects take, about.
     #[must_use]
     pub fn memory(&self) -> u64 {
-        self.open.values().map(|object| object.body.memory()).sum()
+        self.open.values().map(Piece::memory).sum()
     }
 
     /// Bytes that the open objects would have if they were cut now, about.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        self.open.values().map(|object| object.body.stored_bytes()).sum()
+        self.open.values().map(Piece::stored_bytes).sum()
     }
 
     /// Adds a line that stands at `position` of its source.
@@ -277,22 +259,20 @@ impl RawWriter {
         &mut self,
         partition: Partition,
         position: &str,
-    ) -> Result<&mut OpenObject, LakeError> {
+    ) -> Result<&mut Piece, LakeError> {
         if !self.open.contains_key(&partition) && self.open.len() >= MAX_OPEN_OBJECTS {
-            let largest = self.open.iter().max_by_key(|(_, object)| object.bytes_in);
+            let largest = self.open.iter().max_by_key(|(_, piece)| piece.bytes_in);
             if let Some(largest) = largest.map(|(partition, _)| *partition) {
                 self.cut(largest).await?;
             }
         }
-        Ok(self
-            .open
-            .entry(partition)
-            .or_insert_with(|| OpenObject::new(partition.format, position)))
+        let stem = &self.stem;
+        Ok(self.open.entry(partition).or_insert_with(|| Piece::new(partition, stem, position)))
     }
 
     /// After each line.
     async fn added(&mut self, partition: Partition) -> Result<(), LakeError> {
-        let is_full = |object: &OpenObject| object.bytes_in >= self.object_bytes;
+        let is_full = |piece: &Piece| piece.bytes_in >= self.object_bytes;
         if self.open.get(&partition).is_some_and(is_full) {
             self.cut(partition).await?;
         }
@@ -316,81 +296,34 @@ impl RawWriter {
         Ok(self.finished)
     }
 
+    /// Takes what is open, unwritten: for an object that others share ([`pack`]). The writer goes
+    /// on with the next lines.
+    #[must_use]
+    pub fn pieces(&mut self) -> Vec<Piece> {
+        std::mem::take(&mut self.open).into_values().collect()
+    }
+
     async fn cut(&mut self, partition: Partition) -> Result<(), LakeError> {
-        let Some(object) = self.open.remove(&partition) else { return Ok(()) };
-        let Some((min_received_ts, max_received_ts)) = object.received_ts else { return Ok(()) };
-        let bytes = Bytes::from(object.body.finish()?);
+        let Some(Piece { body, run, .. }) = self.open.remove(&partition) else { return Ok(()) };
+        let Some((min_received_ts, max_received_ts)) = run.received_ts else { return Ok(()) };
+        let bytes = Bytes::from(body.finish()?);
         let crc32c = format!("{:08x}", crc32c::crc32c(&bytes));
-        let name = format!("{}-{}-{}", self.stem, object.first, object.last);
-        let extension = partition.format.extension();
-        let mut path = partition.folder().join(format!("{name}.{extension}"));
+        let name = format!("{}-{}-{}", run.stem, run.first, run.last);
         let length = bytes.len() as u64;
-        let create = || PutOptions::from(PutMode::Create);
-        clickmill_failpoint::hit("raw.before_put");
-        let mut put = self.store.put_opts(&path, bytes.clone().into(), create()).await;
-        if let Err(Error::AlreadyExists { .. }) = put {
-            // An attempt that never committed, or this one, repeated inside the
-            // client. Either way nobody may count on what lies there.
-            let (random, _) = uuid::Uuid::new_v4().as_u64_pair();
-            path = partition.folder().join(format!("{name}.{:08x}.{extension}", random >> 32));
-            put = self.store.put_opts(&path, bytes.into(), create()).await;
-        }
-        let put = put.map_err(|error| LakeError::store("write", &path, error))?;
-        clickmill_failpoint::hit("raw.put");
+        let (path, etag) = partition.put(&*self.store, &name, bytes.into()).await?;
         self.finished.push(LandedObject {
-            path: path.to_string(),
+            path,
             kind: partition.kind,
-            records: object.records,
+            records: run.records,
+            section: None,
             bytes: length,
             crc32c,
-            etag: put.e_tag,
-            event_dates: object.event_dates.into_iter().collect(),
+            etag,
+            event_dates: run.event_dates.into_iter().collect(),
             min_received_ts,
             max_received_ts,
         });
         Ok(())
-    }
-}
-
-impl Partition {
-    fn of(kind: RawKind, received: Timestamp, format: RawFormat) -> Self {
-        Self { kind, date: received.date(), hour: received.hour(), format }
-    }
-
-    fn folder(self) -> Path {
-        Path::from(format!("raw/{}/dt={}/hour={:02}", self.kind, self.date, self.hour))
-    }
-}
-
-impl OpenObject {
-    fn new(format: RawFormat, first: &str) -> Self {
-        Self {
-            body: Body::new(format),
-            bytes_in: 0,
-            records: 0,
-            first: first.to_owned(),
-            last: first.to_owned(),
-            event_dates: BTreeSet::new(),
-            received_ts: None,
-        }
-    }
-
-    /// Takes note of a line that was added to the body.
-    fn note(
-        &mut self,
-        received: Timestamp,
-        event_date: Option<Date>,
-        bytes: usize,
-        position: &str,
-    ) {
-        self.bytes_in += bytes as u64 + 1;
-        self.records += 1;
-        if self.last != position {
-            position.clone_into(&mut self.last);
-        }
-        self.event_dates.extend(event_date);
-        let (min, max) = self.received_ts.unwrap_or((received, received));
-        self.received_ts = Some((min.min(received), max.max(received)));
     }
 }
 

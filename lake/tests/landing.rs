@@ -4,14 +4,18 @@
 
 mod support;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use clickmill_faultstore::{DiesAt, Fate, FaultStore, Faults, Op};
 use clickmill_lake::landing::{
-    Beginning, Chain, Decided, NewCommit, Source, commits_after, list_sources, survey,
+    Beginning, Chain, Decided, LandedObject, NewCommit, Section, Source, commits_after,
+    list_sources, survey,
 };
+use clickmill_lake::raw::pack::Encoders;
 use clickmill_lake::raw::{MAX_OPEN_OBJECTS, RawFormat, RawKind, RawLine, RawWriter, read};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
@@ -299,14 +303,14 @@ async fn the_same_lines_come_back_from_either_format() {
             let stored = std::fs::read(folder.path().join(&object.path)).expect("reads");
             let bytes = bytes::Bytes::from(stored);
             let before = back.len();
-            read::for_each_line(&bytes, &object.path, |number, line| {
+            read::for_each_line(&bytes, &object.path, read::ALL, |number, line| {
                 back.push(line.to_vec());
                 assert_eq!(number as usize, back.len() - before);
                 Ok::<_, LakeError>(true)
             })
             .expect("reads");
             assert_eq!((back.len() - before) as u64, object.records);
-            lineage.extend(read::lineage(&bytes, &object.path).expect("reads"));
+            lineage.extend(read::lineage(&bytes, &object.path, read::ALL).expect("reads"));
         }
         back.sort_unstable();
         let mut sent = lines.clone();
@@ -328,9 +332,10 @@ async fn a_damaged_parquet_object_is_an_error_that_names_it() {
     for bytes in [&b"PAR1"[..], b"PAR1 and no footer PAR1"] {
         let bytes = bytes::Bytes::from_static(bytes);
         let visit = |_, _: read::Line<'_>| Ok::<_, LakeError>(true);
-        let error = read::for_each(&bytes, "raw/x.parquet", visit).expect_err("is damaged");
+        let error =
+            read::for_each(&bytes, "raw/x.parquet", read::ALL, visit).expect_err("is damaged");
         assert!(error.to_string().starts_with("raw/x.parquet is damaged"), "{error}");
-        assert!(read::lineage(&bytes, "raw/x.parquet").is_err());
+        assert!(read::lineage(&bytes, "raw/x.parquet", read::ALL).is_err());
     }
 }
 
@@ -391,4 +396,137 @@ impl Faults for Refusing {
             (true, DiesAt::AfterPut) => Fate::AnswerLost(error("time-out")),
         }
     }
+}
+
+/// Lines of one source with so many bytes of filler each.
+fn lines_of(owner: u64, sizes: &[usize]) -> Vec<Vec<u8>> {
+    let line = |(n, size): (usize, &usize)| {
+        format!(
+            r#"{{"event_id":"{owner}-{n}","event_name":"page_view","source_protocol":"native","app_id":"shop","event_ts":"2026-11-23T00:00:00.000000Z","received_ts":"2026-11-23T{:02}:00:00.000000Z","properties":{{"filler":"{}"}},"collector_id":"c-{owner}","wal_seq":{n},"shard_id":"s","sequence_number":"{n}"}}"#,
+            n % 3 / 2,
+            "x".repeat(*size)
+        )
+        .into_bytes()
+    };
+    sizes.iter().enumerate().map(line).collect()
+}
+
+/// Gives lines of several sources in turns, and returns what each one's commit is to name.
+async fn packed(
+    lake: &Lake,
+    format: RawFormat,
+    lines: &[Vec<Vec<u8>>],
+    turns: usize,
+    target: u64,
+) -> Vec<(u64, LandedObject)> {
+    let encoders = Encoders::new(2).expect("starts");
+    let mut stretches = Vec::new();
+    let mut writers: Vec<RawWriter> = (0..lines.len())
+        .map(|n| RawWriter::new(lake, &Source::collector(&format!("c-{n}")).expect("valid")))
+        .map(|writer| writer.with_format(format))
+        .collect();
+    for turn in 0..turns {
+        let mut pieces = Vec::new();
+        for (owner, (writer, lines)) in writers.iter_mut().zip(lines).enumerate() {
+            let part = lines.len().div_ceil(turns);
+            for (n, line) in lines.iter().enumerate().skip(turn * part).take(part) {
+                let line = RawLine::parse(line).expect("parses");
+                writer.push(line, &n.to_string()).await.expect("pushes");
+            }
+            pieces.extend(writer.pieces().into_iter().map(|piece| (owner as u64, piece)));
+        }
+        stretches.extend(encoders.encode(pieces).await.expect("encodes"));
+    }
+    encoders.write(lake, "c-shared", stretches, target).await.expect("writes")
+}
+
+#[tokio::test]
+async fn of_an_object_that_sources_share_each_gets_its_own_lines_back() {
+    let folder = tempfile::tempdir().expect("temp");
+    let lake = support::folder_lake(folder.path()).await;
+    // One source with more than a row group, many with little, one with nothing.
+    let mut sizes = vec![vec![3_000; 4_000], vec![]];
+    sizes.extend((0..20).map(|n| (0..n * 3).map(|line| line * 37 % 900).collect()));
+    let lines: Vec<Vec<Vec<u8>>> =
+        sizes.iter().enumerate().map(|(owner, sizes)| lines_of(owner as u64, sizes)).collect();
+    for (format, turns, target) in [
+        (RawFormat::Json, 1, u64::MAX),
+        (RawFormat::Json, 3, 10_000),
+        (RawFormat::Parquet, 1, u64::MAX),
+        (RawFormat::Parquet, 3, 10_000),
+        (RawFormat::Parquet, 2, 1),
+    ] {
+        let landed = packed(&lake, format, &lines, turns, target).await;
+        let mut back: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
+        let mut whole: BTreeMap<&str, (u64, Vec<Range<u64>>)> = BTreeMap::new();
+        for (owner, object) in &landed {
+            let stored = std::fs::read(folder.path().join(&object.path)).expect("reads");
+            assert_eq!(stored.len() as u64, object.bytes);
+            assert_eq!(format!("{:08x}", crc32c::crc32c(&stored)), object.crc32c);
+            let bytes = bytes::Bytes::from(stored);
+            let named = [object.lines()];
+            let (mut number, mine) = (object.lines().start, back.entry(*owner).or_default());
+            read::for_each_line(&bytes, &object.path, &named, |at, line| {
+                assert_eq!(u64::from(at), number);
+                number += 1;
+                mine.push(line.to_vec());
+                Ok::<_, LakeError>(true)
+            })
+            .expect("reads");
+            assert_eq!(number, object.lines().end, "{object:?}");
+            let lineage = read::lineage(&bytes, &object.path, &named).expect("reads");
+            assert_eq!(lineage.len() as u64, object.records);
+            let id = format!("c-{owner}");
+            assert!(lineage.iter().all(|one| one.collector_id.as_ref() == Some(&id)));
+            let of = object.section.map_or(object.records, |section| section.of);
+            let (lines, ranges) = whole.entry(&object.path).or_insert((of, Vec::new()));
+            assert_eq!(*lines, of);
+            ranges.push(object.lines());
+        }
+        for (owner, lines) in lines.iter().enumerate() {
+            // Hour by hour, in the order in which they were given.
+            let mut back = back.remove(&(owner as u64)).unwrap_or_default();
+            back.sort_by_key(|line| {
+                RawLine::parse(line).map(|line| line.received_ts).expect("parses")
+            });
+            let mut sent = lines.clone();
+            sent.sort_by_key(|line| {
+                RawLine::parse(line).map(|line| line.received_ts).expect("parses")
+            });
+            assert!(back == sent, "{format:?} {turns} {target}: {owner}");
+        }
+        // Together they are all of each object; any of them can be read at once.
+        for (path, (of, mut ranges)) in whole {
+            ranges.sort_by_key(|range| range.start);
+            assert_eq!((ranges[0].start, ranges[ranges.len() - 1].end), (1, of + 1));
+            assert!(ranges.windows(2).all(|pair| pair[0].end == pair[1].start), "{ranges:?}");
+            let bytes = std::fs::read(folder.path().join(path)).expect("reads");
+            let bytes = bytes::Bytes::from(bytes);
+            let numbers = |ranges: &[Range<u64>]| {
+                let mut numbers = Vec::new();
+                read::for_each_line(&bytes, path, ranges, |number, _| {
+                    numbers.push(u64::from(number));
+                    Ok::<_, LakeError>(true)
+                })
+                .expect("reads");
+                numbers
+            };
+            assert_eq!(numbers(read::ALL), (1..=of).collect::<Vec<_>>());
+            let every_other: Vec<Range<u64>> = ranges.iter().step_by(2).cloned().collect();
+            let expected: Vec<u64> = every_other.iter().cloned().flatten().collect();
+            assert_eq!(numbers(&every_other), expected);
+        }
+        if target == u64::MAX {
+            // An object for each hour; who is alone in it has the usual name.
+            let paths: BTreeSet<&str> = landed.iter().map(|(_, one)| one.path.as_str()).collect();
+            assert_eq!(paths.len(), 2, "{paths:?}");
+            assert!(paths.iter().all(|path| path.contains("/c-shared-")), "{paths:?}");
+        }
+    }
+    let alone = packed(&lake, RawFormat::Parquet, &lines[..1], 3, u64::MAX).await;
+    let names: Vec<(&str, Option<Section>, u64)> =
+        alone.iter().map(|(_, one)| (one.path.as_str(), one.section, one.records)).collect();
+    let [(first, None, 2_667), (second, None, 1_333)] = names[..] else { panic!("{names:?}") };
+    assert!(first.ends_with("/hour=00/c-0-0-3999.parquet"), "{first}");
+    assert!(second.ends_with("/hour=01/c-0-2-3998.parquet"), "{second}");
 }

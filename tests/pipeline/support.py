@@ -338,13 +338,20 @@ def commits(lake):
 
 
 def landed(lake, kind="events"):
-    """Every line of the objects that commits name."""
+    """Every line that commits name."""
     lines = []
     for commit in commits(lake):
         for one in commit["objects"]:
             if one["kind"] == kind:
-                lines += lines_of(pathlib.Path(lake) / one["path"])
+                whole = lines_of(pathlib.Path(lake) / one["path"])
+                skip = one.get("section", {"skip": 0})["skip"]
+                lines += whole[skip:skip + one["records"]]
     return lines
+
+
+def stored(lake):
+    """The objects that commits name, each once, by their paths."""
+    return {one["path"]: one for commit in commits(lake) for one in commit["objects"]}
 
 
 def lines_of(path):

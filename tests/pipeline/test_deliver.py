@@ -545,7 +545,7 @@ class Operations(deliveries.Deliver):
 
         samples = support.until(landed, SECONDS, "everything has landed")
         self.stop(process)
-        objects = [one for commit in support.commits(self.lake) for one in commit["objects"]]
+        objects = support.stored(self.lake).values()
         self.assertEqual(samples["records_total{*}"], 80)
         self.assertEqual(samples["commits_total{*}"], len(support.commits(self.lake)))
         self.assertEqual(samples['object_bytes_count{*,kind="events"}'], len(objects))

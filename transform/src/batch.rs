@@ -140,9 +140,10 @@ impl Batch {
 
     /// Takes objects in again, beside what is new.
     pub fn replay(&mut self, objects: &[LandedObject]) {
-        let here: BTreeSet<&str> =
-            self.raw.iter().chain(&self.replayed).map(|object| object.path.as_str()).collect();
-        let fresh = objects.iter().filter(|object| !here.contains(object.path.as_str()));
+        let key = |object: &LandedObject| (object.path.clone(), object.lines().start);
+        let here: BTreeSet<(String, u64)> =
+            self.raw.iter().chain(&self.replayed).map(key).collect();
+        let fresh = objects.iter().filter(|object| !here.contains(&key(object)));
         let fresh: Vec<LandedObject> = fresh.cloned().collect();
         self.replayed.extend(fresh);
         let days = self.replayed.iter().flat_map(|object| object.event_dates.iter().copied());
@@ -389,7 +390,7 @@ async fn take_raw(lake: &Lake, batch: &mut Batch) -> Result<(), TransformError> 
             again.clear();
         }
         for commit in commits {
-            let size: u64 = commit.objects.iter().map(|object| object.bytes).sum();
+            let size: u64 = commit.objects.iter().map(LandedObject::share).sum();
             if bytes > 0 && bytes + size > MAX_BATCH_BYTES {
                 return Ok(());
             }
@@ -402,7 +403,7 @@ async fn take_raw(lake: &Lake, batch: &mut Batch) -> Result<(), TransformError> 
         }
     }
     for commit in again {
-        let size: u64 = commit.objects.iter().map(|object| object.bytes).sum();
+        let size: u64 = commit.objects.iter().map(LandedObject::share).sum();
         if bytes > 0 && bytes + size > MAX_BATCH_BYTES {
             return Ok(());
         }

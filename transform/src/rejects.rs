@@ -14,7 +14,7 @@ use clickmill_schemas::tables::REJECTS;
 use clickmill_schemas::{Reject, WireRecord};
 
 use crate::TransformError;
-use crate::decode::raw::{fetch, undecodable};
+use crate::decode::raw::{Stored, undecodable};
 use crate::jobs::JobContext;
 
 /// Rows written at a time.
@@ -26,9 +26,11 @@ const BATCH_ROWS: usize = 8_192;
 /// [`TransformError::Raw`] where an object cannot be read.
 pub async fn of_raw(context: &JobContext<'_>) -> Result<Vec<Reject<'static>>, TransformError> {
     let mut rejects = Vec::new();
-    for (_, object) in context.batch.objects(RawKind::Rejects) {
-        let bytes = fetch(context.lake, object).await?;
-        for_each_line(&bytes, &object.path, |number, line| {
+    let objects = context.batch.objects(RawKind::Rejects);
+    for stored in Stored::of(objects.map(|(_, object)| ((), object.clone()))) {
+        let bytes = stored.fetch(context.lake).await?;
+        let ((), object) = &stored.sections()[0];
+        for_each_line(&bytes, &object.path, &stored.lines(), |number, line| {
             match WireRecord::decode(line) {
                 Ok(WireRecord::Reject(reject)) => rejects.push(owned(reject)),
                 Ok(_) => rejects.push(undecodable(object, number, line, "the line is no reject")),

@@ -29,6 +29,7 @@ use serde::Serialize;
 
 use crate::TransformError;
 use crate::batch::{Batch, MAX_BATCH_BYTES};
+use crate::decode::raw::Stored;
 use crate::run::{self, Progress, RunOptions, RunReport};
 
 /// Rejects that one commit takes.
@@ -94,21 +95,30 @@ async fn taken(lake: &Lake, range: &ReplayRange) -> Result<Vec<LandedObject>, Tr
     Ok(objects)
 }
 
-/// Objects that one batch takes each, in the order of receipt.
-fn groups(mut objects: Vec<LandedObject>) -> Vec<Vec<LandedObject>> {
-    objects.sort_by(|a, b| (a.min_received_ts, &a.path).cmp(&(b.min_received_ts, &b.path)));
+/// Objects that one batch takes each, in the order of receipt; what is stored as one object stays
+/// together.
+fn groups(objects: Vec<LandedObject>) -> Vec<Vec<LandedObject>> {
+    let mut stored: Vec<Vec<LandedObject>> = Stored::of(objects.into_iter().map(|one| ((), one)))
+        .into_iter()
+        .map(|stored| stored.sections().iter().map(|((), object)| object.clone()).collect())
+        .collect();
+    let received = |sections: &Vec<LandedObject>| {
+        let first = sections.iter().map(|object| object.min_received_ts).min();
+        (first, sections.first().map(|object| object.path.clone()))
+    };
+    stored.sort_by_cached_key(received);
     let mut groups: Vec<Vec<LandedObject>> = Vec::new();
     let mut bytes = 0;
-    for object in objects {
-        let fits = bytes + object.bytes <= MAX_BATCH_BYTES;
+    for sections in stored {
+        let size: u64 = sections.iter().map(LandedObject::share).sum();
         match groups.last_mut() {
-            Some(group) if fits => {
-                bytes += object.bytes;
-                group.push(object);
+            Some(group) if bytes + size <= MAX_BATCH_BYTES => {
+                bytes += size;
+                group.extend(sections);
             }
             _ => {
-                bytes = object.bytes;
-                groups.push(vec![object]);
+                bytes = size;
+                groups.push(sections);
             }
         }
     }

@@ -83,8 +83,10 @@ async fn main() -> anyhow::Result<()> {
     let (mut objects, mut stored) = (0, 0);
     for source in list_sources(&lake).await? {
         for commit in commits_after(&lake, &source, 0).await? {
-            objects += commit.objects.len();
-            stored += commit.objects.iter().map(|object| object.bytes).sum::<u64>();
+            // Each object once, though several commits may name it.
+            let stored_objects = commit.objects.iter().filter(|object| object.is_first());
+            objects += stored_objects.clone().count();
+            stored += stored_objects.map(|object| object.bytes).sum::<u64>();
         }
     }
     let out = serde_json::json!({

@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use aws_sdk_kinesis::Client;
@@ -367,18 +368,25 @@ async fn busy_and_idle_shards_make_objects_near_the_target_and_few_commits() {
     worker.await.expect("ends").expect("delivers");
     let landed = landed(&lake).await;
     landed.assert_each_once(ids(0..next));
+    let rounds = elapsed.as_millis() / max_age.as_millis() + 2;
+    let mut objects: BTreeMap<&str, (u64, u64, Vec<&str>)> = BTreeMap::new();
     for (shard, commits) in &landed.commits {
-        if shard.ends_with("shardId-000000000000") {
-            let (_, full) = commits.split_last().expect("has some");
-            assert!(full.len() > 3, "{} commits", full.len());
-            for object in full.iter().flat_map(|commit| &commit.objects) {
-                // The cut is looked at after each page of 10 records.
-                let bytes = object.records * line;
-                assert!((7_000..=8_000 + 11 * line).contains(&bytes), "{object:?}: {bytes}");
-            }
-        } else {
-            let most = elapsed.as_millis() / max_age.as_millis() + 2;
-            assert!(commits.len() as u128 <= most, "{shard}: {} commits", commits.len());
+        let is_busy = shard.ends_with("shardId-000000000000");
+        assert!(is_busy || commits.len() as u128 <= rounds, "{shard}: {} commits", commits.len());
+        for object in commits.iter().flat_map(|commit| &commit.objects) {
+            let of = object.section.map_or(object.records, |section| section.of);
+            let (lines, _, shards) =
+                objects.entry(&object.path).or_insert((of, object.bytes, vec![]));
+            assert_eq!(*lines, of);
+            shards.push(shard);
         }
     }
+    // The cut is looked at after each page of 10 records.
+    let is_full = |lines: u64| (7_000..=16_000 + 11 * line).contains(&(lines * line));
+    let full = objects.values().filter(|(lines, ..)| is_full(*lines)).count();
+    assert!(full > 3, "{objects:?}");
+    // All that is not full was due by age: one object for all shards, not one for each.
+    assert!((objects.len() - full) as u128 <= rounds, "{rounds} rounds of {objects:?}");
+    let shared = objects.values().filter(|(.., shards)| shards.len() >= idle.len()).count();
+    assert!(shared > 0, "{objects:?}");
 }

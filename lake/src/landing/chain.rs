@@ -9,7 +9,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt as _, PutMode, PutOptions}
 
 use super::{
     COMMIT_VERSION, Commit, DELIVERY, MAX_APPEND_ATTEMPTS, MAX_COMMIT_BYTES, MAX_COMMITS_READ,
-    NewCommit, Source, TakenFile,
+    NewCommit, SECTIONED_VERSION, Source, TakenFile,
 };
 use crate::LakeError;
 use crate::store::Lake;
@@ -144,8 +144,9 @@ impl Chain {
         if new.first.is_some() != new.last.is_some() {
             return Err(unfit("a range has both ends or none"));
         }
+        let has_sections = new.objects.iter().any(|object| object.section.is_some());
         Ok(Commit {
-            version: COMMIT_VERSION,
+            version: if has_sections { SECTIONED_VERSION } else { COMMIT_VERSION },
             source: self.source.clone(),
             ordinal: self.last.as_ref().map_or(0, |last| last.ordinal) + 1,
             after: self.position().map(str::to_owned),

@@ -26,6 +26,8 @@ mod chain;
 mod source;
 mod survey;
 
+use std::ops::Range;
+
 use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +43,8 @@ use crate::raw::RawKind;
 pub const DELIVERY: &str = "_clickmill/delivery";
 /// Version of the commit's JSON.
 pub const COMMIT_VERSION: u32 = 1;
+/// Version of a commit that names an object's section: who knows none would take the whole.
+pub const SECTIONED_VERSION: u32 = 2;
 /// A commit's JSON is at most this long; longer ones are refused on both sides.
 pub const MAX_COMMIT_BYTES: u64 = 16 << 20;
 /// Objects that one commit may name.
@@ -53,7 +57,7 @@ pub const MAX_COMMITS_READ: usize = 10_000;
 /// One link of a chain, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Commit {
-    /// [`COMMIT_VERSION`].
+    /// [`COMMIT_VERSION`], or [`SECTIONED_VERSION`] where an object has a section.
     pub version: u32,
     /// The chain.
     pub source: Source,
@@ -89,21 +93,33 @@ pub struct LandedObject {
     pub path: String,
     /// What its lines are.
     pub kind: RawKind,
-    /// Lines in it.
+    /// Lines in it; of a section, the lines of that.
     pub records: u64,
-    /// Its length as stored.
+    /// Where other commits name other lines of it: which of them this one names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section: Option<Section>,
+    /// Its length as stored, of the whole object.
     pub bytes: u64,
     /// CRC-32C of the stored bytes, 8 hex digits.
     pub crc32c: String,
     /// The store's ETag, where it gave one. It changes when a lake is copied: the CRC does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// The UTC dates of `event_ts` in it, ascending. Empty for rejects and heartbeats.
+    /// The UTC dates of `event_ts` in those lines, ascending. Empty for rejects and heartbeats.
     pub event_dates: Vec<Date>,
-    /// Least `received_ts` in it.
+    /// Least `received_ts` of those lines.
     pub min_received_ts: Timestamp,
-    /// Greatest `received_ts` in it.
+    /// Greatest `received_ts` of those lines.
     pub max_received_ts: Timestamp,
+}
+
+/// Lines of an object, all next to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// Lines before them.
+    pub skip: u64,
+    /// Lines of the whole object.
+    pub of: u64,
 }
 
 /// A file that was not ours, landed by a commit.
@@ -147,6 +163,31 @@ pub struct NewCommit {
     pub committed_at: Timestamp,
 }
 
+impl LandedObject {
+    /// Numbers of its lines, from 1, in the stored object.
+    #[must_use]
+    pub fn lines(&self) -> Range<u64> {
+        let skip = self.section.map_or(0, |section| section.skip);
+        let first = skip.saturating_add(1);
+        first..first.saturating_add(self.records)
+    }
+
+    /// Its part of the stored bytes.
+    #[must_use]
+    pub fn share(&self) -> u64 {
+        let Some(Section { of, .. }) = self.section else { return self.bytes };
+        let share = u128::from(self.bytes) * u128::from(self.records) / u128::from(of.max(1));
+        u64::try_from(share).unwrap_or(self.bytes).min(self.bytes)
+    }
+
+    /// True for one of all that name a stored object, so that each is counted once: the one that
+    /// names its first line.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.section.is_none_or(|section| section.skip == 0)
+    }
+}
+
 impl Commit {
     /// Where the next one starts, exclusive.
     #[must_use]
@@ -174,9 +215,9 @@ impl Commit {
         let corrupt = |reason: String| LakeError::Corrupt { path: path.to_owned(), reason };
         let commit: Self =
             serde_json::from_slice(bytes).map_err(|error| corrupt(error.to_string()))?;
-        if commit.version != COMMIT_VERSION {
+        if !(COMMIT_VERSION..=SECTIONED_VERSION).contains(&commit.version) {
             return Err(corrupt(format!(
-                "it has version {}, this program knows {COMMIT_VERSION}: use a newer clickmill",
+                "it has version {}, this program knows {SECTIONED_VERSION}: use a newer clickmill",
                 commit.version
             )));
         }
@@ -199,6 +240,7 @@ mod tests {
     use super::*;
 
     const GOLDEN: &str = include_str!("../../tests/golden/commit-v1.json");
+    const SECTIONED: &str = include_str!("../../tests/golden/commit-v2.json");
 
     fn commit() -> Commit {
         let at = |text| Timestamp::parse(text).expect(text);
@@ -215,6 +257,7 @@ mod tests {
                     path: "raw/events/dt=2026-11-23/hour=17/clicks-1.json.gz".to_owned(),
                     kind: RawKind::Events,
                     records: 3,
+                    section: None,
                     bytes: 512,
                     crc32c: "00c0ffee".to_owned(),
                     etag: Some("\"9b2cf535f27731c974343645a3985328\"".to_owned()),
@@ -228,6 +271,7 @@ mod tests {
                     path: "raw/rejects/dt=2026-11-23/hour=17/clicks-1.json.gz".to_owned(),
                     kind: RawKind::Rejects,
                     records: 1,
+                    section: None,
                     bytes: 99,
                     crc32c: "e3069283".to_owned(),
                     etag: None,
@@ -252,6 +296,21 @@ mod tests {
     }
 
     #[test]
+    fn version_2_of_the_commit_has_these_bytes() {
+        let mut commit = commit();
+        commit.version = SECTIONED_VERSION;
+        commit.objects[0].section = Some(Section { skip: 120, of: 4_000 });
+        let encoded = commit.encode().expect("encodes");
+        assert_eq!(String::from_utf8(encoded).expect("utf8"), SECTIONED);
+        let decoded = Commit::decode("p", &commit.source, 42, SECTIONED.as_bytes());
+        assert_eq!(decoded.expect("decodes"), commit);
+        let [sectioned, whole] = &*commit.objects else { panic!("two objects") };
+        assert_eq!((sectioned.lines(), whole.lines()), (121..124, 1..2));
+        assert_eq!((sectioned.share(), whole.share()), (0, 99));
+        assert!(!sectioned.is_first() && whole.is_first());
+    }
+
+    #[test]
     fn a_commit_in_the_wrong_place_or_of_a_newer_version_is_refused() {
         let decode = |ordinal, text: &str| {
             Commit::decode("p", &commit().source, ordinal, text.as_bytes())
@@ -259,7 +318,7 @@ mod tests {
                 .to_string()
         };
         assert!(decode(43, GOLDEN).contains("commit 42"));
-        assert!(decode(42, &GOLDEN.replace("\"version\":1", "\"version\":2")).contains("newer"));
+        assert!(decode(42, &GOLDEN.replace("\"version\":1", "\"version\":3")).contains("newer"));
         assert!(decode(42, &GOLDEN[..100]).contains("damaged"));
     }
 

@@ -4,13 +4,17 @@ use std::io::{self, Write as _};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use clickmill_schemas::WholeEvent;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression as ParquetCompression, Encoding, ZstdLevel};
+use parquet::column::writer::ColumnCloseResult;
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaDataReader;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 use serde::Deserialize;
 
@@ -29,13 +33,15 @@ const PLAIN_BYTES: usize = 128 << 10;
 /// A row group is written when its lines have this many bytes. Between two of them the
 /// writer holds no encoders: each of some 70 columns would have contexts of zstd of its own,
 /// which no count of its memory shows.
-const ROW_GROUP_BYTES: usize = 8 << 20;
+pub(super) const ROW_GROUP_BYTES: usize = 8 << 20;
 /// Lines become so many times smaller as columns, about.
 const PACKED: usize = 8;
 /// Memory of a row beside its texts: offsets, numbers and flags of [`columns::SCHEMA`].
 const ROW_BYTES: usize = 512;
 /// Memory of empty builders.
 const BUILDERS_BYTES: usize = 32 << 10;
+/// What a Parquet object says of who wrote it.
+const CREATED_BY: &str = concat!("clickmill ", env!("CARGO_PKG_VERSION"));
 /// Columns whose values hardly ever repeat: a dictionary of them is only work.
 const UNIQUE: &[&str] = &[
     "event_id",
@@ -142,6 +148,15 @@ impl Body {
         self.add(&line)
     }
 
+    /// A part of it is encoded: it cannot be encoded together with others.
+    pub fn is_begun(&self) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Gzip(_) => true,
+            Self::Parquet(parquet) => parquet.writer.is_some(),
+        }
+    }
+
     /// The object's bytes.
     pub fn finish(self) -> Result<Vec<u8>, LakeError> {
         match self {
@@ -172,6 +187,92 @@ impl Body {
     }
 }
 
+/// The bytes of an object with the lines of all, at least one. Where it is more, none is begun.
+pub(super) fn encode(format: RawFormat, mut bodies: Vec<Body>) -> Result<Vec<u8>, LakeError> {
+    if bodies.len() == 1
+        && let Some(only) = bodies.pop()
+    {
+        return only.finish();
+    }
+    match format {
+        RawFormat::Json => {
+            let mut gzip = compressed(&[]).map_err(LakeError::Compress)?;
+            for body in bodies {
+                let Body::Plain(lines) = body else { return Err(mixed()) };
+                gzip.write_all(&lines).map_err(LakeError::Compress)?;
+            }
+            gzip.finish().map_err(LakeError::Compress)
+        }
+        RawFormat::Parquet => {
+            let mut all = Parquet::new();
+            for body in bodies {
+                let Body::Parquet(mut one) = body else { return Err(mixed()) };
+                all.append(&mut one).map_err(failed)?;
+            }
+            all.finish().map_err(failed)
+        }
+    }
+}
+
+/// One object of the bytes of several, in their order.
+pub(super) fn join(format: RawFormat, objects: Vec<Bytes>) -> Result<Vec<Bytes>, LakeError> {
+    match (format, &*objects) {
+        // Members of one gzip file.
+        (RawFormat::Json, _) | (RawFormat::Parquet, [] | [_]) => Ok(objects),
+        (RawFormat::Parquet, _) => {
+            joined(objects).map(|bytes| vec![Bytes::from(bytes)]).map_err(failed)
+        }
+    }
+}
+
+/// Row groups are taken over as they are encoded.
+fn joined(objects: Vec<Bytes>) -> Result<Vec<u8>, ParquetError> {
+    let length = objects.iter().map(Bytes::len).sum();
+    let mut writer: Option<SerializedFileWriter<Vec<u8>>> = None;
+    for object in objects {
+        let metadata = ParquetMetaDataReader::new().parse_and_finish(&object)?;
+        let file = metadata.file_metadata();
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            None => {
+                // Among it Arrow's schema: the types as they were written.
+                let properties = WriterProperties::builder()
+                    .set_created_by(CREATED_BY.to_owned())
+                    .set_key_value_metadata(file.key_value_metadata().cloned())
+                    .build();
+                let schema = file.schema_descr().root_schema_ptr();
+                let out = Vec::with_capacity(length);
+                writer.insert(SerializedFileWriter::new(out, schema, Arc::new(properties))?)
+            }
+        };
+        for group in metadata.row_groups() {
+            let mut out = writer.next_row_group()?;
+            for column in group.columns() {
+                let length = u64::try_from(column.compressed_size()).unwrap_or_default();
+                let rows = u64::try_from(group.num_rows()).unwrap_or_default();
+                out.append_column(
+                    &object,
+                    ColumnCloseResult {
+                        bytes_written: length,
+                        rows_written: rows,
+                        metadata: column.clone(),
+                        bloom_filter: None,
+                        column_index: None,
+                        offset_index: None,
+                    },
+                )?;
+            }
+            out.close()?;
+        }
+    }
+    writer.map_or(Ok(Vec::new()), SerializedFileWriter::into_inner)
+}
+
+fn mixed() -> LakeError {
+    let begun = io::Error::other("a body that is partly encoded stands beside others");
+    LakeError::Compress(begun)
+}
+
 impl Parquet {
     fn new() -> Self {
         Self { rows: RowBuilder::new(), gathered: 0, writer: None }
@@ -183,19 +284,32 @@ impl Parquet {
         if self.gathered >= ROW_GROUP_BYTES { self.write() } else { Ok(()) }
     }
 
+    /// The rows of another one, of which none are encoded.
+    fn append(&mut self, other: &mut Self) -> Result<(), ParquetError> {
+        if other.rows.rows() > 0 {
+            let rows = other.rows.finish()?;
+            self.writer()?.write(&rows)?;
+        }
+        Ok(())
+    }
+
     fn write(&mut self) -> Result<(), ParquetError> {
         let rows = self.rows.finish()?;
         self.gathered = 0;
-        let writer = match &mut self.writer {
+        let writer = self.writer()?;
+        writer.write(&rows)?;
+        writer.flush()
+    }
+
+    fn writer(&mut self) -> Result<&mut ArrowWriter<Vec<u8>>, ParquetError> {
+        let writer = match self.writer.take() {
             Some(writer) => writer,
             None => {
                 let schema = Arc::clone(&columns::SCHEMA);
-                let writer = ArrowWriter::try_new(Vec::new(), schema, Some(properties()))?;
-                self.writer.insert(writer)
+                ArrowWriter::try_new(Vec::new(), schema, Some(properties()))?
             }
         };
-        writer.write(&rows)?;
-        writer.flush()
+        Ok(self.writer.insert(writer))
     }
 
     fn finish(mut self) -> Result<Vec<u8>, ParquetError> {
@@ -227,7 +341,7 @@ fn properties() -> WriterProperties {
         .set_statistics_enabled(EnabledStatistics::None)
         // Of one record, or of records one after the other: most of a number is as before.
         .set_column_encoding(ColumnPath::from("sequence_number"), Encoding::DELTA_BYTE_ARRAY)
-        .set_created_by(concat!("clickmill ", env!("CARGO_PKG_VERSION")).to_owned());
+        .set_created_by(CREATED_BY.to_owned());
     for column in UNIQUE {
         properties = properties.set_column_dictionary_enabled(ColumnPath::from(*column), false);
     }

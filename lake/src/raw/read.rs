@@ -3,13 +3,14 @@
 
 use std::borrow::Cow;
 use std::io::{BufRead as _, BufReader, Read};
+use std::ops::Range;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use clickmill_schemas::{Event, Lineage, encode_whole};
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection};
 
 use super::columns::{OTHER, Row, Rows};
 use crate::LakeError;
@@ -29,21 +30,27 @@ pub enum Line<'a> {
     Event(Box<Event<'a>>),
 }
 
-/// Calls `visit` with each line of an object and its number from 1, until it says `false`.
-/// `path` is for errors.
+/// Every line of an object.
+pub const ALL: &[Range<u64>] = std::slice::from_ref(&EVERY);
+const EVERY: Range<u64> = 1..u64::MAX;
+
+/// Calls `visit` with each of an object's `lines` and its number from 1, until it says `false`.
+/// `lines` are ranges of such numbers, ascending and apart from each other
+/// ([`crate::landing::LandedObject::lines`], [`ALL`]); `path` is for errors.
 ///
 /// # Errors
 /// [`LakeError::Corrupt`] where decompression or decoding fails; what `visit` fails with.
 pub fn for_each<E: From<LakeError>>(
     bytes: &Bytes,
     path: &str,
+    lines: &[Range<u64>],
     mut visit: impl FnMut(u32, Line<'_>) -> Result<bool, E>,
 ) -> Result<(), E> {
     if !bytes.starts_with(PARQUET) {
-        return of_text(bytes, path, |number, line| visit(number, Line::Text(line)));
+        return of_text(bytes, path, lines, |number, line| visit(number, Line::Text(line)));
     }
     let mut text = Vec::new();
-    of_parquet(bytes, path, None, |number, row| match row {
+    of_parquet(bytes, path, lines, None, |number, row| match row {
         Row::Line(line) => visit(number, Line::Text(line.as_bytes())),
         Row::Event(event, None) => visit(number, Line::Event(event)),
         Row::Event(event, other) => {
@@ -62,10 +69,11 @@ pub fn for_each<E: From<LakeError>>(
 pub fn for_each_line<E: From<LakeError>>(
     bytes: &Bytes,
     path: &str,
+    lines: &[Range<u64>],
     mut visit: impl FnMut(u32, &[u8]) -> Result<bool, E>,
 ) -> Result<(), E> {
     let mut text = Vec::new();
-    for_each(bytes, path, |number, line| match line {
+    for_each(bytes, path, lines, |number, line| match line {
         Line::Text(line) => visit(number, line),
         Line::Event(event) => {
             text.clear();
@@ -75,12 +83,12 @@ pub fn for_each_line<E: From<LakeError>>(
     })
 }
 
-/// The lineage of every line of an object. Of Parquet only the columns that it
+/// The lineage of each of an object's `lines` (as for [`for_each`]). Of Parquet only the columns that it
 /// needs are read.
 ///
 /// # Errors
 /// [`LakeError::Corrupt`] where decompression or decoding fails.
-pub fn lineage(bytes: &Bytes, path: &str) -> Result<Vec<Lineage>, LakeError> {
+pub fn lineage(bytes: &Bytes, path: &str, lines: &[Range<u64>]) -> Result<Vec<Lineage>, LakeError> {
     // Those that every event has, and those that are asked for.
     const COLUMNS: &[&str] = &[
         "event_id",
@@ -95,22 +103,22 @@ pub fn lineage(bytes: &Bytes, path: &str) -> Result<Vec<Lineage>, LakeError> {
         "sequence_number",
         OTHER,
     ];
-    let mut lines = Vec::new();
+    let mut found = Vec::new();
     if bytes.starts_with(PARQUET) {
-        of_parquet(bytes, path, Some(COLUMNS), |_, row| {
-            lines.push(match row {
+        of_parquet(bytes, path, lines, Some(COLUMNS), |_, row| {
+            found.push(match row {
                 Row::Line(line) => Lineage::of(line.as_bytes()),
                 Row::Event(event, _) => of_event(&event),
             });
             Ok::<_, LakeError>(true)
         })?;
     } else {
-        of_text(bytes, path, |_, line| {
-            lines.push(Lineage::of(line));
+        of_text(bytes, path, lines, |_, line| {
+            found.push(Lineage::of(line));
             Ok::<_, LakeError>(true)
         })?;
     }
-    Ok(lines)
+    Ok(found)
 }
 
 fn of_event(event: &Event<'_>) -> Lineage {
@@ -127,6 +135,7 @@ fn of_event(event: &Event<'_>) -> Lineage {
 fn of_text<E: From<LakeError>>(
     bytes: &[u8],
     path: &str,
+    lines: &[Range<u64>],
     mut visit: impl FnMut(u32, &[u8]) -> Result<bool, E>,
 ) -> Result<(), E> {
     let reader: Box<dyn Read + '_> = if bytes.starts_with(GZIP) {
@@ -137,7 +146,9 @@ fn of_text<E: From<LakeError>>(
     let mut reader = BufReader::with_capacity(READ_BUFFER, reader);
     let mut line = Vec::with_capacity(4_096);
     let mut number = 0_u32;
-    loop {
+    let mut ranges = lines.iter().peekable();
+    // Nothing after the last of them is looked at.
+    while let Some(range) = ranges.peek() {
         line.clear();
         let read = reader.read_until(b'\n', &mut line).map_err(|error| LakeError::Corrupt {
             path: path.to_owned(),
@@ -147,16 +158,20 @@ fn of_text<E: From<LakeError>>(
             return Ok(());
         }
         number += 1;
+        let is_wanted = range.contains(&u64::from(number));
+        while ranges.next_if(|range| range.end <= u64::from(number) + 1).is_some() {}
         let text = line.trim_ascii();
-        if !text.is_empty() && !visit(number, text)? {
+        if is_wanted && !text.is_empty() && !visit(number, text)? {
             return Ok(());
         }
     }
+    Ok(())
 }
 
 fn of_parquet<E: From<LakeError>>(
     bytes: &Bytes,
     path: &str,
+    lines: &[Range<u64>],
     columns: Option<&[&str]>,
     mut visit: impl FnMut(u32, Row<'_>) -> Result<bool, E>,
 ) -> Result<(), E> {
@@ -170,14 +185,27 @@ fn of_parquet<E: From<LakeError>>(
         Some(columns) => ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied()),
         None => ProjectionMask::all(),
     };
-    let batches = builder.with_projection(mask).with_batch_size(BATCH_ROWS).build();
+    let rows = usize::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or_default();
+    let wanted = lines.iter().map(|range| {
+        let row = |line: u64| usize::try_from(line.saturating_sub(1)).unwrap_or(rows).min(rows);
+        row(range.start)..row(range.end)
+    });
+    let wanted: Vec<Range<usize>> = wanted.filter(|range| !range.is_empty()).collect();
+    let mut numbers = wanted.clone().into_iter().flatten();
+    let selection = RowSelection::from_consecutive_ranges(wanted.into_iter(), rows);
+    let batches = builder
+        .with_projection(mask)
+        .with_batch_size(BATCH_ROWS)
+        .with_row_selection(selection)
+        .build();
     let mut number = 0_u32;
     for batch in batches.map_err(|error| unread(number, &error))? {
         let batch: RecordBatch = batch.map_err(|error| unread(number, &error))?;
         let rows = Rows::of(&batch).map_err(corrupt)?;
         for row in 0..batch.num_rows() {
             let row = rows.row(row).map_err(|error| unread(number, &error))?;
-            number += 1;
+            let at = numbers.next().and_then(|row| u32::try_from(row).ok());
+            number = at.map_or(number, |row| row) + 1;
             if !visit(number, row)? {
                 return Ok(());
             }

@@ -140,7 +140,7 @@ pub async fn check_objects(
         .await?;
     let there: HashMap<String, u64> = listings.into_iter().flatten().collect();
     let mut bad = BadObjects::new();
-    let mut sound = Vec::new();
+    let mut sound: BTreeMap<&str, Vec<(&LandedObject, bool)>> = BTreeMap::new();
     for (object, taken) in named {
         let problem = match there.get(&object.path) {
             None => "it is not there, but its commit names it".to_owned(),
@@ -148,31 +148,40 @@ pub async fn check_objects(
                 format!("it has {bytes} bytes, its commit says {}", object.bytes)
             }
             Some(_) => {
-                sound.push((object, taken));
+                sound.entry(&object.path).or_default().push((object, taken));
                 continue;
             }
         };
-        bad.insert(object.path.clone(), bad_object(object, taken, problem));
+        note(&mut bad, object, taken, problem);
     }
     if verify == Verify::Checksums {
-        let read: Vec<Option<BadObject>> = stream::iter(sound)
-            .map(|(object, taken)| async move { verified(lake, object, taken).await })
-            .buffer_unordered(WHOLE_READS)
-            .try_collect()
-            .await?;
-        bad.extend(read.into_iter().flatten().map(|object| (object.path.clone(), object)));
+        let mut read = stream::iter(sound.into_values())
+            .map(|named| async move {
+                Ok::<_, TransformError>((read_whole(lake, named[0].0).await?.err(), named))
+            })
+            .buffer_unordered(WHOLE_READS);
+        while let Some((problem, named)) = read.try_next().await? {
+            for (problem, (object, taken)) in problem.iter().cycle().zip(named) {
+                note(&mut bad, object, taken, problem.clone());
+            }
+        }
     }
     Ok(bad)
 }
 
-/// Notes what is wrong with an object.
+/// Notes what is wrong with an object, or with one more section of it.
 pub fn note(bad: &mut BadObjects, object: &LandedObject, taken: bool, problem: String) {
-    bad.insert(object.path.clone(), bad_object(object, taken, problem));
-}
-
-fn bad_object(object: &LandedObject, taken: bool, problem: String) -> BadObject {
     let place = if object.kind == RawKind::Rejects { Place::Quarantine } else { Place::Raw };
-    BadObject { path: object.path.clone(), place, problem, records: object.records, taken }
+    let path = object.path.clone();
+    let bad = bad.entry(path.clone()).or_insert(BadObject {
+        path,
+        place,
+        problem,
+        records: 0,
+        taken: false,
+    });
+    bad.records += object.records;
+    bad.taken |= taken;
 }
 
 async fn list(lake: &Lake, folder: &str) -> Result<Vec<(String, u64)>, TransformError> {
@@ -183,14 +192,6 @@ async fn list(lake: &Lake, folder: &str) -> Result<Vec<(String, u64)>, Transform
     listed.map_err(|source| {
         LakeError::Store { operation: "list", path: folder.to_owned(), source }.into()
     })
-}
-
-async fn verified(
-    lake: &Lake,
-    object: &LandedObject,
-    taken: bool,
-) -> Result<Option<BadObject>, TransformError> {
-    Ok(read_whole(lake, object).await?.err().map(|problem| bad_object(object, taken, problem)))
 }
 
 /// The bytes of an object, if they are those that were committed; else what is wrong with them.

@@ -13,6 +13,7 @@ use super::chains::{Chain, FETCHES, WHOLE_READS, read_whole};
 use super::seqs::{Run, Seqs};
 use super::{BadObjects, Window};
 use crate::TransformError;
+use crate::decode::raw::Stored;
 
 /// The numbers of one collector in some raw objects.
 #[derive(Debug, Default)]
@@ -54,49 +55,63 @@ pub async fn numbers(
     asked: Window,
     bad: &mut BadObjects,
 ) -> Result<RawNumbers, TransformError> {
-    let mut reads = stream::iter(objects)
-        .map(|(object, taken)| async move {
-            let lines = lineage_of(lake, object).await?;
-            Ok::<_, TransformError>((object, taken, lines))
+    let objects = objects.into_iter().map(|(object, taken)| (taken, object.clone()));
+    let mut reads = stream::iter(Stored::of(objects))
+        .map(|stored| async move {
+            let lines = lineage_of(lake, &stored).await?;
+            Ok::<_, TransformError>((stored, lines))
         })
         .buffer_unordered(WHOLE_READS);
     let mut found = RawNumbers::new();
-    while let Some((object, taken, lines)) = reads.try_next().await? {
+    while let Some((stored, lines)) = reads.try_next().await? {
         let lines = match lines {
             Ok(lines) => lines,
             Err(problem) => {
-                super::chains::note(bad, object, taken, problem);
+                for (taken, object) in stored.sections() {
+                    super::chains::note(bad, object, *taken, problem.clone());
+                }
                 continue;
             }
         };
-        for line in lines {
-            let (Some(id), Some(seq)) = (line.collector_id, line.wal_seq) else { continue };
-            let received = line.received_ts.unwrap_or(object.max_received_ts).micros();
-            let of = match found.get_mut(&id) {
-                Some(of) => of,
-                None => found.entry(id).or_default(),
-            };
-            of.add(object.kind, seq, received, asked);
+        for ((_, object), lines) in stored.sections().iter().zip(lines) {
+            for line in lines {
+                let (Some(id), Some(seq)) = (line.collector_id, line.wal_seq) else { continue };
+                let received = line.received_ts.unwrap_or(object.max_received_ts).micros();
+                let of = match found.get_mut(&id) {
+                    Some(of) => of,
+                    None => found.entry(id).or_default(),
+                };
+                of.add(object.kind, seq, received, asked);
+            }
         }
     }
     Ok(found)
 }
 
-/// The lineage of every line of an object, or what is wrong with it.
+/// The lineage of each line of each section of an object, or what is wrong with it.
 ///
 /// # Errors
 /// [`TransformError::Lake`] where the store fails.
-pub async fn lineage_of(
+pub async fn lineage_of<T>(
     lake: &Lake,
-    object: &LandedObject,
-) -> Result<Result<Vec<Lineage>, String>, TransformError> {
+    stored: &Stored<T>,
+) -> Result<Result<Vec<Vec<Lineage>>, String>, TransformError> {
+    let object = &stored.sections()[0].1;
     let bytes = match read_whole(lake, object).await? {
         Ok(bytes) => bytes,
         Err(problem) => return Ok(Err(problem)),
     };
-    let path = object.path.clone();
+    let (path, lines) = (object.path.clone(), stored.lines());
     let parsing = tokio::task::spawn_blocking(move || {
-        read::lineage(&bytes, &path).map_err(|error| error.to_string())
+        let mut all = read::lineage(&bytes, &path, &lines).map_err(|error| error.to_string())?;
+        let mut sections = Vec::with_capacity(lines.len());
+        // From the last one back, each takes its lines off the end.
+        for section in lines.iter().rev() {
+            let length = usize::try_from(section.end - section.start).unwrap_or(usize::MAX);
+            sections.push(all.split_off(all.len().saturating_sub(length)));
+        }
+        sections.reverse();
+        Ok(sections)
     });
     parsing.await.map_err(|source| TransformError::Worker { job: "audit", source })
 }
@@ -169,19 +184,22 @@ pub async fn heartbeats(
             }
         }
     }
-    let mut reads = stream::iter(wanted)
-        .map(|(object, taken, via_stream)| async move {
-            let bytes = read_whole(lake, object).await?;
-            Ok::<_, TransformError>((object, taken, via_stream, bytes))
+    let wanted = wanted.into_iter().map(|(object, taken, via)| ((taken, via), object.clone()));
+    let mut reads = stream::iter(Stored::of(wanted))
+        .map(|stored| async move {
+            let bytes = read_whole(lake, &stored.sections()[0].1).await?;
+            Ok::<_, TransformError>((stored, bytes))
         })
         .buffer_unordered(FETCHES);
     let mut found: BTreeMap<String, Beats> = BTreeMap::new();
-    while let Some((object, taken, via_stream, bytes)) = reads.try_next().await? {
+    while let Some((stored, bytes)) = reads.try_next().await? {
+        // An object is of a stream or of none.
+        let ((_, via_stream), object) = &stored.sections()[0];
         let read = bytes.and_then(|bytes| {
-            for_each_line(&bytes, &object.path, |_, line| {
+            for_each_line(&bytes, &object.path, &stored.lines(), |_, line| {
                 if let Ok(WireRecord::Heartbeat(beat)) = WireRecord::decode(line) {
                     let beats = found.entry(beat.collector_id.into_owned()).or_default();
-                    beats.via_stream |= via_stream;
+                    beats.via_stream |= *via_stream;
                     let (last_wal_seq, at) = (beat.last_wal_seq, beat.heartbeat_ts);
                     beats.add(Beat { last_wal_seq, at, closing: beat.closing }, asked);
                 }
@@ -190,7 +208,9 @@ pub async fn heartbeats(
             .map_err(|error| error.to_string())
         });
         if let Err(problem) = read {
-            super::chains::note(bad, object, taken, problem);
+            for ((taken, _), object) in stored.sections() {
+                super::chains::note(bad, object, *taken, problem.clone());
+            }
         }
     }
     Ok(found)

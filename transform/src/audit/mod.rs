@@ -52,6 +52,7 @@ pub use report::{
 
 use crate::TransformError;
 use crate::batch::Batch;
+use crate::decode::raw::Stored;
 use chains::{BadObjects, Chain};
 use lines::{RawNumbers, RawSeqs, widen};
 use locate::{Expected, Facts, Surroundings};
@@ -330,7 +331,7 @@ async fn raw_around(
     gaps: &[(usize, Run)],
     bad: &mut BadObjects,
 ) -> Result<RawNumbers, TransformError> {
-    let mut wanted: BTreeMap<&str, (&LandedObject, bool)> = BTreeMap::new();
+    let mut wanted: BTreeMap<(&str, u64), (&LandedObject, bool)> = BTreeMap::new();
     for (at, gap) in gaps {
         let one = &known[*at];
         let covered = |raw: Option<&RawSeqs>| {
@@ -359,7 +360,10 @@ async fn raw_around(
                         && !bad.contains_key(&object.path)
                         && (own || window.touches(object.min_received_ts, object.max_received_ts))
                 });
-                wanted.extend(objects.map(|object| (object.path.as_str(), (object, true))));
+                wanted.extend(objects.map(|object| {
+                    let key = (object.path.as_str(), object.lines().start);
+                    (key, (object, true))
+                }));
             }
         }
     }
@@ -394,29 +398,37 @@ async fn lost_records(
         let seqs = rows.collectors.get(id).map(|rows| &rows.seqs);
         seqs.is_some_and(|seqs| line.wal_seq.is_some_and(|seq| seqs.contains(seq)))
     };
-    for commit in short {
-        let (_, of) = positions.commit(chains, commit);
-        let mut unreadable = 0;
+    let mut unreadable: BTreeMap<usize, u64> = BTreeMap::new();
+    let mut named = Vec::new();
+    for commit in &short {
+        let (_, of) = positions.commit(chains, *commit);
         for object in of.objects.iter().filter(|object| object.kind != RawKind::Heartbeats) {
             if bad.contains_key(&object.path) {
-                unreadable += object.records;
+                *unreadable.entry(*commit).or_default() += object.records;
+            } else {
+                named.push((*commit, object.clone()));
+            }
+        }
+    }
+    for stored in Stored::of(named) {
+        let sections = match lines::lineage_of(lake, &stored).await? {
+            Ok(sections) => sections,
+            Err(problem) => {
+                for (commit, object) in stored.sections() {
+                    chains::note(bad, object, true, problem.clone());
+                    *unreadable.entry(*commit).or_default() += object.records;
+                }
                 continue;
             }
-            let read = match lines::lineage_of(lake, object).await? {
-                Ok(read) => read,
-                Err(problem) => {
-                    chains::note(bad, object, true, problem);
-                    unreadable += object.records;
-                    continue;
-                }
-            };
-            for line in read {
+        };
+        for ((commit, object), lines) in stored.sections().iter().zip(sections) {
+            for line in lines {
                 let number = line.sequence_number.clone().unwrap_or_default();
                 // Of a reject that came twice one row is kept.
                 let repeated = object.kind == RawKind::Rejects && in_tables(&line);
-                if !present.holds(commit, &number) && !repeated {
+                if !present.holds(*commit, &number) && !repeated {
                     lost.push(LostRecord {
-                        commit,
+                        commit: *commit,
                         sequence_number: Some(number),
                         count: 1,
                         has_lineage: line.collector_id.is_some() && line.wal_seq.is_some(),
@@ -425,6 +437,9 @@ async fn lost_records(
                 }
             }
         }
+    }
+    for (commit, unreadable) in unreadable {
+        let (_, of) = positions.commit(chains, commit);
         let found = rows.records_of(commit);
         let of_this = lost.iter().filter(|one| one.commit == commit).count() as u64;
         let count = (shards::records(of) - found).saturating_sub(of_this).min(unreadable);
@@ -433,6 +448,8 @@ async fn lost_records(
             lost.push(LostRecord { commit, sequence_number, count, has_lineage: false, kind });
         }
     }
+    // A commit's records next to each other, in their order.
+    lost.sort_by_key(|one| one.commit);
     Ok(lost)
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
@@ -90,13 +91,80 @@ impl Tally {
 /// Shared by the partitions of one scan.
 pub type SharedTally = Arc<Mutex<Tally>>;
 
+/// A stored object with what is to be read of it: several commits may name lines of one.
+#[derive(Clone, Debug)]
+pub struct Stored<T> {
+    /// In the order of their lines, each with what the caller calls it; at least one.
+    sections: Vec<(T, LandedObject)>,
+}
+
+impl<T> Stored<T> {
+    /// Puts together what names one stored object, in the order in which each is met first.
+    pub fn of(objects: impl IntoIterator<Item = (T, LandedObject)>) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for (name, object) in objects {
+            match places.get(&object.path) {
+                Some(place) => all[*place].sections.push((name, object)),
+                None => {
+                    places.insert(object.path.clone(), all.len());
+                    all.push(Self { sections: vec![(name, object)] });
+                }
+            }
+        }
+        for stored in &mut all {
+            stored.sections.sort_by_key(|(_, object)| object.lines().start);
+        }
+        all
+    }
+
+    /// One that names the whole of it.
+    fn object(&self) -> &LandedObject {
+        &self.sections[0].1
+    }
+
+    /// What names it, in the order of their lines.
+    pub fn sections(&self) -> &[(T, LandedObject)] {
+        &self.sections
+    }
+
+    /// The lines that are named.
+    #[must_use]
+    pub fn lines(&self) -> Vec<Range<u64>> {
+        self.sections.iter().map(|(_, object)| object.lines()).collect()
+    }
+
+    /// The place of the section with this line, which is not before that at `place`.
+    #[must_use]
+    pub fn place(&self, mut place: usize, line: u32) -> usize {
+        let line = u64::from(line);
+        while place + 1 < self.sections.len() && self.sections[place].1.lines().end <= line {
+            place += 1;
+        }
+        place
+    }
+
+    /// Its bytes, if they are those that were committed.
+    ///
+    /// # Errors
+    /// [`TransformError::Raw`] where it is missing, cut short or changed.
+    pub async fn fetch(&self, lake: &Lake) -> Result<Bytes, TransformError> {
+        fetch(lake, self.object()).await
+    }
+
+    /// Bytes of what is named.
+    fn share(&self) -> u64 {
+        self.sections.iter().map(|(_, object)| object.share()).sum()
+    }
+}
+
 /// Some objects, read one after the other.
 #[derive(Clone)]
 pub struct RawPartition {
     /// Where they are.
     pub lake: Lake,
-    /// With their number in the batch.
-    pub objects: Vec<(u32, LandedObject)>,
+    /// With their numbers in the batch.
+    pub objects: Vec<Stored<u32>>,
     /// Where to note what was seen.
     pub tally: SharedTally,
     /// How events get their channel.
@@ -115,14 +183,13 @@ impl RawPartition {
         tally: &SharedTally,
         channels: &Arc<ChannelRules>,
     ) -> Vec<Self> {
-        let mut by_size = objects;
-        by_size.sort_by_key(|(_, object)| std::cmp::Reverse(object.bytes));
-        let mut groups: Vec<(u64, Vec<(u32, LandedObject)>)> =
-            vec![(0, Vec::new()); partitions.max(1)];
-        for object in by_size {
+        let mut by_size = Stored::of(objects);
+        by_size.sort_by_key(|stored| std::cmp::Reverse(stored.share()));
+        let mut groups: Vec<(u64, Vec<Stored<u32>>)> = vec![(0, Vec::new()); partitions.max(1)];
+        for stored in by_size {
             if let Some(least) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
-                least.0 += object.1.bytes;
-                least.1.push(object);
+                least.0 += stored.share();
+                least.1.push(stored);
             }
         }
         let schema = staged_schema();
@@ -155,13 +222,13 @@ impl PartitionStream for RawPartition {
             RecordBatchReceiverStream::builder(Arc::clone(&self.schema), CHANNEL_BATCHES);
         let (partition, sender) = (self.clone(), builder.tx());
         builder.spawn(async move {
-            for (number, object) in &partition.objects {
-                let bytes = fetch(&partition.lake, object).await.map_err(external)?;
+            for stored in &partition.objects {
+                let bytes = stored.fetch(&partition.lake).await.map_err(external)?;
                 let (tally, sender) = (Arc::clone(&partition.tally), sender.clone());
-                let (number, object) = (*number, object.clone());
+                let stored = stored.clone();
                 let columns = EventColumns::new(Arc::clone(&partition.channels));
                 let decoding = tokio::task::spawn_blocking(move || {
-                    decode(&bytes, number, &object, columns, &tally, |batch| {
+                    decode(&bytes, &stored, columns, &tally, |batch| {
                         sender.blocking_send(Ok(batch)).is_ok()
                     })
                 });
@@ -204,15 +271,17 @@ pub async fn fetch(lake: &Lake, object: &LandedObject) -> Result<Bytes, Transfor
 
 fn decode(
     bytes: &Bytes,
-    object_number: u32,
-    object: &LandedObject,
+    stored: &Stored<u32>,
     mut columns: EventColumns,
     tally: &SharedTally,
     mut send: impl FnMut(RecordBatch) -> bool,
 ) -> Result<(), TransformError> {
     let mut copies = Vec::with_capacity(BATCH_ROWS);
     let mut last_collector = (String::new(), None);
-    for_each(bytes, &object.path, |line_number, line| {
+    let mut place = 0;
+    for_each(bytes, &stored.object().path, &stored.lines(), |line_number, line| {
+        place = stored.place(place, line_number);
+        let (object_number, object) = &stored.sections[place];
         let event = match line {
             Line::Event(event) => event,
             Line::Text(line) => match decode_event(line) {
@@ -229,7 +298,7 @@ fn decode(
             let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
             last_collector = (collector_id.to_owned(), Some(tally.collector(collector_id)));
         }
-        let row = (i64::from(object_number) << LINE_BITS) | i64::from(line_number);
+        let row = (i64::from(*object_number) << LINE_BITS) | i64::from(line_number);
         let content = columns.append(&event, RowId(row));
         copies.push(Copy {
             identity: hash::identity(&event.app_id, &event.event_id),
@@ -249,7 +318,7 @@ fn decode(
     {
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.copies.append(&mut copies);
-        tally.objects_done += 1;
+        tally.objects_done += stored.sections.len();
     }
     if columns.rows() > 0 {
         send(columns.finish()?);

@@ -31,13 +31,14 @@
 //!
 //! # Limits
 //! [`MAX_SHARDS`] shards a process. Memory: [`DeliverConfig::memory`], whatever the
-//! number of shards, hours and late records ([`memory`]), and what the process
+//! number of shards, hours and late records ([`gather`]), and what the process
 //! itself takes.
 
 mod config;
 mod decode;
 mod error;
 mod feed;
+mod gather;
 mod identity;
 mod lease;
 mod loss;
@@ -177,7 +178,8 @@ pub async fn run_watched(
     // Once for each stream of this name: it may be deleted and created anew.
     while let Some(stream) = reader.describe().await? {
         let begun = begin(lake, &stream, wanted).await?;
-        match Supervisor::new(config, lake, stream, begun, &reader, &mut report).run().await? {
+        let supervisor = Supervisor::new(config, lake, stream, begun, &reader, &mut report)?;
+        match supervisor.run().await? {
             Ended::Done => break,
             Ended::Replaced => {
                 tracing::warn!(

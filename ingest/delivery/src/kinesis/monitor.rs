@@ -150,8 +150,11 @@ impl Monitor {
         state.commits += 1;
         for object in &commit.objects {
             let landed = state.landed.entry(object.kind).or_default();
-            landed.objects += 1;
             landed.lines += object.records;
+            if !object.is_first() {
+                continue;
+            }
+            landed.objects += 1;
             landed.bytes += object.bytes;
             let class = SIZE_CLASSES.iter().position(|most| object.bytes <= *most);
             landed.sizes[class.unwrap_or(SIZE_CLASSES.len())] += 1;

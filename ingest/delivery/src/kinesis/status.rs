@@ -8,7 +8,9 @@
 use std::collections::HashSet;
 
 use aws_sdk_kinesis::Client;
-use clickmill_lake::landing::{Beginning, Chain, Commit, Source, commits_after, list_stream};
+use clickmill_lake::landing::{
+    Beginning, Chain, Commit, LandedObject, Source, commits_after, list_stream,
+};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
@@ -194,7 +196,7 @@ impl ShardStatus {
             let since = || last.iter().skip(1).flat_map(|commit| &commit.objects);
             let a_second = |sum: u64| sum as f64 * 1e6 / span as f64;
             let lines = a_second(since().map(|object| object.records).sum());
-            let stored = a_second(since().map(|object| object.bytes).sum());
+            let stored = a_second(since().map(LandedObject::share).sum());
             (span > 0).then_some((lines, stored))
         });
         Self {

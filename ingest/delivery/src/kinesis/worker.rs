@@ -15,8 +15,8 @@ use super::config::{DeliverConfig, Gathered, MIN_POLL, Until};
 use super::decode::{self, StreamRecord};
 use super::error::{DeliverError, Fault};
 use super::feed::{Failed, Feed, Mode, Page, Position, Step, Tip};
+use super::gather::{Asked, Gather, Place};
 use super::loss::Through;
-use super::memory::Memory;
 use super::monitor::Monitor;
 use super::reader::{Failure, Reader, Stream, arrival};
 use super::shards::Shard;
@@ -24,6 +24,9 @@ use super::{DeliverReport, loss};
 
 /// For so long a worker that is to stop tries to commit what it has read.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Who lands since its shard ends waits so long for others that do so at the same time.
+const SOON: Duration = Duration::from_millis(200);
 
 /// And waits no longer than this in between.
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
@@ -55,8 +58,8 @@ pub(super) struct Worker {
     pub beginning: Beginning,
     /// How its records come.
     pub mode: Mode,
-    /// Bounds what all shards hold uncommitted.
-    pub memory: Arc<Memory>,
+    /// What all shards hold uncommitted.
+    pub gather: Arc<Gather>,
     pub monitor: Arc<Monitor>,
     pub report: DeliverReport,
     /// Failures of the lake in a row.
@@ -67,18 +70,16 @@ pub(super) struct Worker {
     pub held: Option<String>,
     /// Everything that arrived before this was read.
     pub through: Option<Timestamp>,
-    /// When this worker last committed.
-    pub landed_at: Option<Instant>,
 }
 
 /// Read, not committed.
 struct Pending {
     writer: RawWriter,
+    place: Place,
     first: Option<String>,
     last: Option<String>,
     lines: u64,
     first_read: Instant,
-    last_read: Instant,
     loss: Option<PossibleLoss>,
 }
 
@@ -112,7 +113,7 @@ impl Worker {
                 return (self.shard, self.report, Ok(End::Cancelled));
             }
             self.failures += 1;
-            let is_passing = matches!(source, LakeError::Store { .. });
+            let is_passing = source.is_of_store();
             if is_passing && self.reader.cancel.is_cancelled() {
                 let outcome = self.drain(Some(Box::new(source))).await;
                 return (self.shard, self.report, outcome);
@@ -164,11 +165,14 @@ impl Worker {
             match tokio::time::timeout_at(deadline, again).await {
                 Err(_) => break,
                 Ok(Err(DeliverError::Lake { source: again, .. })) => match *again {
-                    LakeError::Store { .. } => source = Some(again),
+                    _ if again.is_of_store() => source = Some(again),
                     LakeError::LostRace { .. } => return Ok(End::Cancelled),
                     _ => return Err(DeliverError::lake(&self.shard.id, *again)),
                 },
                 Ok(outcome) => return outcome,
+            }
+            if self.config.retry.is_exhausted(attempt) {
+                break;
             }
         }
         Err(match source {
@@ -179,7 +183,6 @@ impl Worker {
 
     /// Reads and commits; with `until`, what is up to that record and no more.
     async fn pass(&mut self, until: Option<&str>) -> Result<End, DeliverError> {
-        self.memory.free(&self.shard.id);
         let source = Source::kinesis(&self.stream.name, self.stream.created, &self.shard.id)
             .map_err(|source| self.lake_error(source))?;
         let opened = Chain::open(&self.lake, source).await;
@@ -201,11 +204,9 @@ impl Worker {
         let (mut attempt, mut began) = (0, Instant::now());
         let mut tip = Tip::default();
         loop {
-            if self.memory.is_told(&self.shard.id) || self.is_due(&pending) {
-                pending = self.land_and_go_on(&mut chain, pending).await?;
-            }
-            if !self.memory.has_room() {
-                // Those who hold most are landing; what this shard holds may become due meanwhile.
+            pending = self.keep(&mut chain, pending).await?;
+            if !self.gather.has_room() {
+                // Those who hold most give way; what this shard holds may become due meanwhile.
                 if !self.reader.pause(MIN_POLL).await {
                     self.land(&mut chain, pending, Closing::No).await?;
                     return Ok(End::Cancelled);
@@ -288,7 +289,10 @@ impl Worker {
             if caught_up && self.config.until == Until::CaughtUp && !self.shard.closed {
                 let is_quiet = pending.last.is_none() && self.is_quiet(&chain);
                 let closing = if is_quiet { Closing::Seen } else { Closing::No };
-                self.land(&mut chain, pending, closing).await?;
+                // The others end, too; it is not due before they do.
+                let age = pending.first_read.elapsed();
+                let wait = self.config.cut.max_age.saturating_sub(age);
+                self.land_with(&mut chain, pending, closing, wait).await?;
                 return Ok(End::CaughtUp);
             }
             if caught_up && pending.last.is_none() && self.is_quiet(&chain) {
@@ -317,7 +321,6 @@ impl Worker {
             if pending.lines == 0 {
                 pending.first_read = now;
             }
-            pending.last_read = now;
             for line in decode::lines(&record, aggregate.as_ref(), self.config.format) {
                 let pushed = line.push(&mut pending.writer, record.sequence_number).await;
                 pushed.map_err(|source| self.lake_error(source))?;
@@ -337,11 +340,41 @@ impl Worker {
             self.monitor.holds_since(&self.shard.id, arrived);
         }
         self.monitor.read(&self.shard.id, page.records.len() as u64, bytes, page.behind);
-        if pending.lines > 0 {
-            self.memory.hold(&self.shard.id, pending.writer.memory(), pending.first_read);
-            self.monitor.holds(self.memory.held());
+        if !page.records.is_empty() {
+            pending.place.hold(pending.writer.memory(), pending.first_read);
+            self.monitor.holds(self.gather.held());
         }
         Ok(())
+    }
+
+    /// Does what is due with what was read.
+    async fn keep(
+        &mut self,
+        chain: &mut Chain,
+        mut pending: Pending,
+    ) -> Result<Pending, DeliverError> {
+        match pending.place.asked() {
+            Asked::Land => self.land_and_go_on(chain, pending, self.joining()).await,
+            Asked::Give => {
+                let pieces = pending.writer.pieces();
+                pending.place.give(pieces).await;
+                self.monitor.holds(self.gather.held());
+                Ok(pending)
+            }
+            Asked::Nothing if pending.writer.stored_bytes() >= self.config.cut.target_bytes => {
+                self.land_and_go_on(chain, pending, Duration::ZERO).await
+            }
+            Asked::Nothing if self.is_due(&pending) => {
+                self.gather.call();
+                self.land_and_go_on(chain, pending, self.joining()).await
+            }
+            Asked::Nothing => Ok(pending),
+        }
+    }
+
+    /// Until everybody who was called has looked: once a poll.
+    fn joining(&self) -> Duration {
+        self.config.poll + MIN_POLL
     }
 
     fn is_due(&self, pending: &Pending) -> bool {
@@ -349,8 +382,8 @@ impl Worker {
             lines: pending.lines,
             stored_bytes: pending.writer.stored_bytes(),
             since_first: pending.first_read.elapsed(),
-            since_last: pending.last_read.elapsed(),
-            since_commit: self.landed_at.map(|at| at.elapsed()),
+            since_last: self.gather.since_read(),
+            since_commit: self.gather.since_landed(),
         };
         self.config.cut.is_due(&gathered)
     }
@@ -359,23 +392,39 @@ impl Worker {
         &mut self,
         chain: &mut Chain,
         pending: Pending,
+        wait: Duration,
     ) -> Result<Pending, DeliverError> {
-        self.land(chain, pending, Closing::No).await?;
+        self.land_with(chain, pending, Closing::No, wait).await?;
         Ok(self.pending(chain))
     }
 
-    /// Commits. Only then does anything count.
+    /// Commits soon.
     async fn land(
         &mut self,
         chain: &mut Chain,
         pending: Pending,
         closing: Closing,
     ) -> Result<(), DeliverError> {
+        self.land_with(chain, pending, closing, SOON).await
+    }
+
+    /// Commits; others may join its objects meanwhile. Only then does anything count.
+    async fn land_with(
+        &mut self,
+        chain: &mut Chain,
+        mut pending: Pending,
+        closing: Closing,
+        wait: Duration,
+    ) -> Result<(), DeliverError> {
         if pending.last.is_none() && pending.loss.is_none() && closing == Closing::No {
             return Ok(());
         }
-        let objects = pending.writer.finish().await;
-        let objects = objects.map_err(|source| self.lake_error(source))?;
+        let pieces = pending.writer.pieces();
+        let objects = pending.place.land(pieces, wait).await;
+        let mut objects = objects.map_err(|source| self.lake_error(source))?;
+        let own = pending.writer.finish().await;
+        objects.extend(own.map_err(|source| self.lake_error(source))?);
+        objects.sort_by(|a, b| (&a.path, a.lines().start).cmp(&(&b.path, b.lines().start)));
         let loss = pending.loss.clone();
         let commit = NewCommit {
             first: pending.first,
@@ -397,12 +446,11 @@ impl Worker {
         if self.held.as_deref().is_some_and(|held| has_passed(commit.position(), held)) {
             self.held = None;
         }
-        self.landed_at = Some(Instant::now());
-        self.memory.free(&self.shard.id);
-        self.monitor.holds(self.memory.held());
+        self.monitor.holds(self.gather.held());
         self.monitor.committed(&self.shard.id, commit);
         self.report.commits += 1;
-        self.report.objects += commit.objects.len() as u64;
+        self.report.objects +=
+            commit.objects.iter().filter(|object| object.is_first()).count() as u64;
         for object in &commit.objects {
             match object.kind {
                 RawKind::Events => self.report.events += object.records,
@@ -492,12 +540,15 @@ impl Worker {
     fn pending(&self, chain: &Chain) -> Pending {
         let now = Instant::now();
         Pending {
-            writer: RawWriter::new(&self.lake, chain.source()).with_format(self.config.format),
+            // Objects are cut by the bytes that they take in the store.
+            writer: RawWriter::new(&self.lake, chain.source())
+                .with_format(self.config.format)
+                .with_object_bytes(u64::MAX),
+            place: self.gather.join(),
             first: None,
             last: None,
             lines: 0,
             first_read: now,
-            last_read: now,
             loss: None,
         }
     }

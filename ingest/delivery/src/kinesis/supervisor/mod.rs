@@ -25,12 +25,13 @@ use super::config::{DeliverConfig, Leases, Retrieval, Until};
 use super::error::DeliverError;
 use super::feed::Mode;
 use super::feed::consumer::Consumer;
+use super::gather::Gather;
 use super::lease::LeaseTable;
 use super::lease::dynamodb::DynamoDbTable;
 use super::lease::lake::LakeTable;
 use super::lease::plan::{Pulses, Taking};
 use super::lease::solo::SoloTable;
-use super::memory::{Memory, concurrent_reads};
+use super::memory::{concurrent_reads, encoders, gathered};
 use super::monitor::Monitor;
 use super::reader::{self, Reader, Stream};
 use super::shards::Shard;
@@ -54,7 +55,7 @@ pub(super) struct Supervisor<'a> {
     /// Still good then.
     describer: &'a Reader,
     mode: Mode,
-    memory: Arc<Memory>,
+    gather: Arc<Gather>,
     monitor: Arc<Monitor>,
     report: &'a mut DeliverReport,
     me: String,
@@ -119,7 +120,7 @@ impl<'a> Supervisor<'a> {
         beginning: Beginning,
         describer: &'a Reader,
         report: &'a mut DeliverReport,
-    ) -> Self {
+    ) -> Result<Self, DeliverError> {
         let me = config.worker.clone().unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         let table = lease_table(&config.leases, lake, &stream, &me);
         let now = Instant::now();
@@ -134,7 +135,11 @@ impl<'a> Supervisor<'a> {
                 Mode::FanOut(Arc::new(consumer))
             }
         };
-        Self {
+        let stem = format!("{}-{}-shared", stream.name, stream.created);
+        let (limit, encoders) = (gathered(config.memory), encoders(config.memory));
+        let gather = Gather::new(lake, stem, config.cut, limit, encoders)
+            .map_err(|source| DeliverError::lake(&stream.name, source))?;
+        Ok(Self {
             config,
             lake,
             stream,
@@ -142,7 +147,7 @@ impl<'a> Supervisor<'a> {
             reader,
             describer,
             mode,
-            memory: Arc::new(Memory::new(config.memory)),
+            gather: Arc::new(gather),
             monitor: Arc::clone(&describer.monitor),
             report,
             me,
@@ -161,7 +166,7 @@ impl<'a> Supervisor<'a> {
             turn_at: now,
             failures: 0,
             failing_since: now,
-        }
+        })
     }
 
     /// Until cancelled, caught up where that was asked for, or the stream is replaced. Then
@@ -329,7 +334,6 @@ impl<'a> Supervisor<'a> {
 
     fn ended(&mut self, shard: &str) {
         self.running.remove(shard);
-        self.memory.free(shard);
         self.monitor.end(shard);
     }
 
@@ -350,14 +354,13 @@ impl<'a> Supervisor<'a> {
             shard,
             beginning: self.beginning.clone(),
             mode: self.mode.clone(),
-            memory: Arc::clone(&self.memory),
+            gather: Arc::clone(&self.gather),
             monitor: Arc::clone(&self.monitor),
             report: DeliverReport::default(),
             failures: 0,
             stopping: self.reader.cancel.clone(),
             held: None,
             through: None,
-            landed_at: None,
         };
         self.tasks.spawn(async move {
             if !worker.reader.pause(wait).await {
