@@ -22,7 +22,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::MAX_SHARDS;
-use super::config::{CutPolicy, DeliverConfig, Gathered, MIN_POLL, Until};
+use super::config::{CutPolicy, DeliverConfig, Gathered, Until};
 use super::lease::lake::LakeTable;
 use super::lease::plan::{Pulses, Situation, decide};
 use super::lease::{
@@ -433,20 +433,27 @@ async fn a_stream_of_so_many_shards_is_shared_evenly() {
             f.join_moves,
         );
     }
-    println!("\n| a shard brings | max_age_seconds | commits a day of a shard | of {shards} |");
-    println!("|---|---|---|---|");
+    println!(
+        "\n| a shard brings | max_age_seconds | commits a day of a shard | of {shards} \
+         | data objects a day |"
+    );
+    println!("|---|---|---|---|---|");
     for (name, per_second) in [
         ("nothing", 0.0),
         ("a record in 10 minutes", 1.0 / 600.0),
         ("a record a second", 1.0),
-        ("1,000 records a second", 1_000.0),
+        ("100 records a second", 100.0),
     ] {
         for age in [20, 60, 300, 900] {
             let mut config = DeliverConfig::new("s", Until::Cancelled);
             config.cut.max_age = Duration::from_secs(age);
-            let poll = if per_second >= 1_000.0 { MIN_POLL } else { config.poll };
-            let commits = commits_a_day(&config.cut, poll, per_second, 120.0);
-            println!("| {name} | {age} | {commits} | {} |", commits * shards as u64);
+            // All shards of a worker land together.
+            let of_worker = per_second * (shards / workers) as f64;
+            let rounds = commits_a_day(&config.cut, config.poll, of_worker, 120.0);
+            let alone = commits_a_day(&config.cut, config.poll, per_second, 120.0);
+            let commits = alone.max(rounds.min((per_second * 86_400.0) as u64));
+            let objects = rounds * workers as u64;
+            println!("| {name} | {age} | {commits} | {} | {objects} |", commits * shards as u64);
         }
     }
     println!(
