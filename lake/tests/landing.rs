@@ -444,11 +444,13 @@ async fn packed(
 async fn of_an_object_that_sources_share_each_gets_its_own_lines_back() {
     let folder = tempfile::tempdir().expect("temp");
     let lake = support::folder_lake(folder.path()).await;
-    // One source with more than a row group, many with little, one with nothing.
-    let mut sizes = vec![vec![3_000; 4_000], vec![]];
-    sizes.extend((0..20).map(|n| (0..n * 3).map(|line| line * 37 % 900).collect()));
-    let lines: Vec<Vec<Vec<u8>>> =
-        sizes.iter().enumerate().map(|(owner, sizes)| lines_of(owner as u64, sizes)).collect();
+    // One source with enough for an encoder of its own, many with little, one with nothing.
+    let lines = |format| -> Vec<Vec<Vec<u8>>> {
+        let large = if format == RawFormat::Json { 300 } else { 8_000 };
+        let mut sizes = vec![vec![large; 1_200], vec![]];
+        sizes.extend((0..20).map(|n| (0..n * 3).map(|line| line * 37 % 900).collect()));
+        sizes.iter().enumerate().map(|(owner, sizes)| lines_of(owner as u64, sizes)).collect()
+    };
     for (format, turns, target) in [
         (RawFormat::Json, 1, u64::MAX),
         (RawFormat::Json, 3, 10_000),
@@ -456,6 +458,7 @@ async fn of_an_object_that_sources_share_each_gets_its_own_lines_back() {
         (RawFormat::Parquet, 3, 10_000),
         (RawFormat::Parquet, 2, 1),
     ] {
+        let lines = lines(format);
         let landed = packed(&lake, format, &lines, turns, target).await;
         let mut back: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
         let mut whole: BTreeMap<&str, (u64, Vec<Range<u64>>)> = BTreeMap::new();
@@ -523,10 +526,11 @@ async fn of_an_object_that_sources_share_each_gets_its_own_lines_back() {
             assert!(paths.iter().all(|path| path.contains("/c-shared-")), "{paths:?}");
         }
     }
+    let lines = lines(RawFormat::Parquet);
     let alone = packed(&lake, RawFormat::Parquet, &lines[..1], 3, u64::MAX).await;
     let names: Vec<(&str, Option<Section>, u64)> =
         alone.iter().map(|(_, one)| (one.path.as_str(), one.section, one.records)).collect();
-    let [(first, None, 2_667), (second, None, 1_333)] = names[..] else { panic!("{names:?}") };
-    assert!(first.ends_with("/hour=00/c-0-0-3999.parquet"), "{first}");
-    assert!(second.ends_with("/hour=01/c-0-2-3998.parquet"), "{second}");
+    let [(first, None, 800), (second, None, 400)] = names[..] else { panic!("{names:?}") };
+    assert!(first.ends_with("/hour=00/c-0-0-1198.parquet"), "{first}");
+    assert!(second.ends_with("/hour=01/c-0-2-1199.parquet"), "{second}");
 }

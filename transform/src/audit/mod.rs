@@ -34,7 +34,7 @@ mod seqs;
 mod shards;
 mod tables;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -191,7 +191,13 @@ pub async fn audit(lake: &Lake, options: &AuditOptions) -> Result<Report, Transf
     for one in &mut known {
         one.raw = raw.get(one.id);
     }
-    let lost = lost_records(lake, &chains, &positions, &rows, &files, &mut bad).await?;
+    // Of others nothing else tells that a number of theirs is missing.
+    let numbered: HashSet<&str> = known
+        .iter()
+        .filter(|one| locate::expected(one, asked).run.is_some())
+        .map(|one| one.id)
+        .collect();
+    let lost = lost_records(lake, &chains, &positions, &rows, &numbered, &files, &mut bad).await?;
     let surroundings = Surroundings {
         bad: &bad,
         chains: &chains,
@@ -376,6 +382,7 @@ async fn lost_records(
     chains: &[Chain],
     positions: &Positions,
     rows: &Rows,
+    numbered: &HashSet<&str>,
     files: &[(Kind, DataFile)],
     bad: &mut BadObjects,
 ) -> Result<Vec<LostRecord>, TransformError> {
@@ -427,11 +434,12 @@ async fn lost_records(
                 // Of a reject that came twice one row is kept.
                 let repeated = object.kind == RawKind::Rejects && in_tables(&line);
                 if !present.holds(*commit, &number) && !repeated {
+                    let collector = line.collector_id.as_deref().unwrap_or_default();
                     lost.push(LostRecord {
                         commit: *commit,
                         sequence_number: Some(number),
                         count: 1,
-                        has_lineage: line.collector_id.is_some() && line.wal_seq.is_some(),
+                        has_lineage: line.wal_seq.is_some() && numbered.contains(collector),
                         kind: object.kind,
                     });
                 }
