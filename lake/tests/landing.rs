@@ -437,7 +437,8 @@ async fn packed(
         }
         stretches.extend(encoders.encode(pieces).await.expect("encodes"));
     }
-    encoders.write(lake, "c-shared", stretches, target).await.expect("writes")
+    let written = encoders.write(lake, "c-shared", stretches, target).await;
+    written.into_iter().flat_map(|object| object.landed.expect("writes")).collect()
 }
 
 #[tokio::test]

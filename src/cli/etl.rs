@@ -10,6 +10,7 @@ use clap::{Subcommand, ValueEnum};
 use clickmill_delivery::firehose::{self, FirehoseError, LocationReport, RawLocation};
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Series, Snapshot};
+use clickmill_lake::landing::LandedObject;
 use clickmill_lake::table::{Table, spec_in_log};
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::{TABLES, TableSpec};
@@ -280,11 +281,11 @@ async fn plan(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Res
         if unfinished {
             out!("Batch {} was begun and not finished: the next run finishes it.", next.batch - 1)?;
         }
-        let bytes: u64 = next.raw.iter().map(|object| object.bytes).sum();
+        let bytes: u64 = next.raw.iter().map(LandedObject::share).sum();
         out!(
             "Batch {} would take in {} raw objects ({}) and {} exports.",
             next.batch,
-            next.raw.len(),
+            next.stored_objects(),
             human_bytes(bytes),
             next.exports.len()
         )?;

@@ -10,19 +10,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use clickmill_failpoint as failpoint;
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Created, Series, Snapshot};
-use clickmill_lake::landing::{
-    Commit, LandedObject, MAX_COMMITS_READ, Source, commits_after, list_sources,
-};
+use clickmill_lake::landing::{Commit, LandedObject, Source, commits_after, list_sources};
 use clickmill_lake::raw::RawKind;
 use clickmill_lake::table::{Table, spec_in_log};
 use clickmill_schemas::tables::{ATTRIBUTION, EVENTS, TABLES, TableSpec};
 use clickmill_schemas::{Date, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 
 use crate::TransformError;
 use crate::backfill::Backfill;
 use crate::columns::{self, OwnColumns};
 use crate::currency::{self, Rates};
+use crate::fresh::Fresh;
 use crate::record;
 use crate::run::{AttributionConfig, DailyJobs, RunOptions};
 use crate::sessionize::SessionsConfig;
@@ -34,15 +33,19 @@ use crate::watch;
 /// Stands for [`Batch::definition_of`] among the versions of what a table was derived from.
 pub(crate) const DEFINITION: &str = "@sql";
 /// Version of the batch file's JSON.
-const BATCH_VERSION: u32 = 1;
+const BATCH_VERSION: u32 = 2;
 /// Compressed raw bytes that one batch takes in at most; the rest is for the next.
 /// A run goes on until nothing is left, so this bounds memory, not progress.
 pub const MAX_BATCH_BYTES: u64 = 2 * 1024 * 1024 * 1024;
+
+/// Objects, or sections of them, that one batch names, about: it is a file that every run reads.
+const MAX_BATCH_OBJECTS: usize = 200_000;
 
 /// `_clickmill/batches/<n>.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Batch {
     /// [`BATCH_VERSION`].
+    #[serde(deserialize_with = "known_version")]
     pub version: u32,
     /// Its number, from 1.
     pub batch: i64,
@@ -53,7 +56,9 @@ pub struct Batch {
     /// The day on which daily jobs ran last, this batch included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daily_on: Option<Date>,
-    /// The landed objects that it takes in.
+    /// The landed objects that it takes in. Version 1 had them under another key, and knew no
+    /// sections: who reads that one only refuses the file.
+    #[serde(rename = "objects", alias = "raw")]
     pub raw: Vec<LandedObject>,
     /// Objects that an earlier batch took, taken in again, and what was landed again from
     /// its stream: of these, what the tables hold
@@ -102,6 +107,16 @@ pub struct Batch {
     pub shop_jobs: Vec<ShopJob>,
 }
 
+fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let version = u32::deserialize(deserializer)?;
+    if version > BATCH_VERSION {
+        return Err(de::Error::custom(format!(
+            "it has version {version}, this program knows {BATCH_VERSION}: use a newer clickmill"
+        )));
+    }
+    Ok(version)
+}
+
 /// The key of an export in [`Batch::newest_exports`].
 #[must_use]
 pub fn newest_key(export: &Export) -> String {
@@ -130,6 +145,13 @@ impl Batch {
     pub fn objects(&self, kind: RawKind) -> impl Iterator<Item = (u32, &LandedObject)> {
         let numbered = self.raw.iter().chain(&self.replayed).zip(0_u32..);
         numbered.filter(move |(object, _)| object.kind == kind).map(|(object, at)| (at, object))
+    }
+
+    /// Objects that it reads something of.
+    #[must_use]
+    pub fn stored_objects(&self) -> usize {
+        let paths = self.raw.iter().chain(&self.replayed).map(|object| object.path.as_str());
+        paths.collect::<BTreeSet<_>>().len()
     }
 
     /// True for the number of an object that was taken before.
@@ -383,24 +405,18 @@ async fn take_raw(lake: &Lake, batch: &mut Batch) -> Result<(), TransformError> 
     for source in replays {
         again.extend(new_commits(lake, batch, &source).await?);
     }
-    for source in sources {
-        let commits = new_commits(lake, batch, &source).await?;
-        if commits.len() >= MAX_COMMITS_READ {
-            // There may be more: what repeats one of them waits.
-            again.clear();
+    let mut fresh = Fresh::of(lake, sources, &batch.bookmarks).await?;
+    while let Some(commit) = fresh.next().await? {
+        let size: u64 = commit.objects.iter().map(LandedObject::share).sum();
+        if bytes > 0 && bytes + size > MAX_BATCH_BYTES || batch.raw.len() >= MAX_BATCH_OBJECTS {
+            return Ok(());
         }
-        for commit in commits {
-            let size: u64 = commit.objects.iter().map(LandedObject::share).sum();
-            if bytes > 0 && bytes + size > MAX_BATCH_BYTES {
-                return Ok(());
-            }
-            bytes += size;
-            for object in &commit.objects {
-                batch.touched_days.extend(object.event_dates.iter().copied());
-            }
-            batch.raw.extend(commit.objects);
-            batch.bookmarks.insert(source.as_str().to_owned(), commit.ordinal);
+        bytes += size;
+        for object in &commit.objects {
+            batch.touched_days.extend(object.event_dates.iter().copied());
         }
+        batch.raw.extend(commit.objects);
+        batch.bookmarks.insert(commit.source.as_str().to_owned(), commit.ordinal);
     }
     for commit in again {
         let size: u64 = commit.objects.iter().map(LandedObject::share).sum();

@@ -15,6 +15,7 @@ mod currency;
 mod decode;
 mod dedupe;
 mod error;
+mod fresh;
 mod identity;
 pub mod jobs;
 mod quality;

@@ -30,7 +30,9 @@ pub async fn of_raw(context: &JobContext<'_>) -> Result<Vec<Reject<'static>>, Tr
     for stored in Stored::of(objects.map(|(_, object)| ((), object.clone()))) {
         let bytes = stored.fetch(context.lake).await?;
         let ((), object) = &stored.sections()[0];
+        let mut found = 0;
         for_each_line(&bytes, &object.path, &stored.lines(), |number, line| {
+            found += 1;
             match WireRecord::decode(line) {
                 Ok(WireRecord::Reject(reject)) => rejects.push(owned(reject)),
                 Ok(_) => rejects.push(undecodable(object, number, line, "the line is no reject")),
@@ -40,6 +42,7 @@ pub async fn of_raw(context: &JobContext<'_>) -> Result<Vec<Reject<'static>>, Tr
             }
             Ok::<_, TransformError>(true)
         })?;
+        stored.check(found)?;
     }
     Ok(rejects)
 }

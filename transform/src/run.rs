@@ -14,6 +14,7 @@ use std::sync::Arc;
 use clickmill_failpoint as failpoint;
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Created, Series, Snapshot};
+use clickmill_lake::landing::LandedObject;
 use clickmill_lake::table::{Change, Committed, Table, spec_in_log};
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::{TABLES, TableSpec};
@@ -288,8 +289,8 @@ async fn run_batch(
     let context = JobContext::new(lake, batch, previous, options).await?;
     let mut report = BatchReport {
         batch: batch.batch,
-        raw_objects: (batch.raw.len() + batch.replayed.len()) as u64,
-        raw_bytes: batch.raw.iter().chain(&batch.replayed).map(|object| object.bytes).sum(),
+        raw_objects: batch.stored_objects() as u64,
+        raw_bytes: batch.raw.iter().chain(&batch.replayed).map(LandedObject::share).sum(),
         exports: batch.exports.len() as u64,
         jobs: Vec::new(),
     };

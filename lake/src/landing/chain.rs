@@ -218,8 +218,21 @@ pub async fn commits_after(
     source: &Source,
     ordinal: u64,
 ) -> Result<Vec<Commit>, LakeError> {
+    commits_after_at_most(lake, source, ordinal, MAX_COMMITS_READ).await
+}
+
+/// As [`commits_after`], at most so many of them.
+///
+/// # Errors
+/// As [`commits_after`].
+pub async fn commits_after_at_most(
+    lake: &Lake,
+    source: &Source,
+    ordinal: u64,
+    most: usize,
+) -> Result<Vec<Commit>, LakeError> {
     let offset = path_of(source, ordinal);
-    let mut ordinals = ordinals(&**lake.store(), source, Some(&offset), MAX_COMMITS_READ).await?;
+    let mut ordinals = ordinals(&**lake.store(), source, Some(&offset), most).await?;
     ordinals.sort_unstable();
     check_gapless(source, ordinal, &ordinals)?;
     let commits: Vec<Commit> = stream::iter(ordinals)

@@ -32,7 +32,7 @@ use clickmill_schemas::{Date, Timestamp};
 use serde::{Deserialize, Serialize};
 
 pub use beginning::{BEGINNING_VERSION, BEGINNINGS, Beginning, Decided};
-pub use chain::{Chain, commits_after, list_sources, list_stream};
+pub use chain::{Chain, commits_after, commits_after_at_most, list_sources, list_stream};
 pub use source::{REJECTS as REPLAYED_REJECTS, Source};
 pub use survey::{ChainProblem, Survey, survey};
 

@@ -4,7 +4,7 @@
 //! ([`Section`]); lines that no commit names are garbage, as objects are.
 //! [`Encoders`] do the computing, and write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
@@ -19,6 +19,9 @@ use crate::LakeError;
 use crate::landing::{LandedObject, Section};
 use crate::store::Lake;
 
+/// Objects being written at once.
+const WRITES: usize = 3;
+
 /// Whose lines they are, as the caller numbers its sources.
 pub type Owner = u64;
 
@@ -27,6 +30,15 @@ pub struct Stretch {
     partition: Partition,
     encoded: Bytes,
     runs: Vec<(Owner, Run)>,
+}
+
+/// What became of an object.
+pub struct Written {
+    /// Whose lines it was to hold.
+    pub owners: BTreeSet<Owner>,
+    /// What each one's commit is to name; [`LakeError::Store`] where it could not be written: what
+    /// may be there all the same is garbage.
+    pub landed: Result<Vec<(Owner, LandedObject)>, LakeError>,
 }
 
 /// Does the computing: so much of it at once as it is told.
@@ -73,17 +85,14 @@ impl Encoders {
 
     /// Writes stretches into objects of at least `target` bytes, as far as there are so many. An
     /// object of one owner has the name that a [`super::RawWriter`] would give it, any other one
-    /// `<stem>-<uuid>`. Returns what each owner's commit is to name.
-    ///
-    /// # Errors
-    /// [`LakeError::Store`] where an object could not be written; what was written is garbage.
+    /// `<stem>-<uuid>`. One that fails keeps no other from being written.
     pub async fn write(
         &self,
         lake: &Lake,
         stem: &str,
         stretches: Vec<Stretch>,
         target: u64,
-    ) -> Result<Vec<(Owner, LandedObject)>, LakeError> {
+    ) -> Vec<Written> {
         let mut open: BTreeMap<Partition, (u64, Vec<Stretch>)> = BTreeMap::new();
         let mut full = Vec::new();
         for stretch in stretches {
@@ -96,11 +105,14 @@ impl Encoders {
             }
         }
         full.extend(open.into_iter().map(|(partition, (_, group))| (partition, group)));
-        let mut landed = Vec::new();
-        for (partition, group) in full {
-            landed.extend(self.object(lake, stem, partition, group).await?);
-        }
-        Ok(landed)
+        stream::iter(full)
+            .map(|(partition, group)| async move {
+                let owners = group.iter().flat_map(Stretch::owners).collect();
+                Written { owners, landed: self.object(lake, stem, partition, group).await }
+            })
+            .buffered(WRITES)
+            .collect()
+            .await
     }
 
     /// Computes where it keeps nobody waiting.

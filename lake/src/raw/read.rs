@@ -83,12 +83,17 @@ pub fn for_each_line<E: From<LakeError>>(
     })
 }
 
-/// The lineage of each of an object's `lines` (as for [`for_each`]). Of Parquet only the columns that it
-/// needs are read.
+/// Calls `visit` with the number and lineage of each of an object's `lines` (as for [`for_each`]).
+/// Of Parquet only the columns that it needs are read.
 ///
 /// # Errors
 /// [`LakeError::Corrupt`] where decompression or decoding fails.
-pub fn lineage(bytes: &Bytes, path: &str, lines: &[Range<u64>]) -> Result<Vec<Lineage>, LakeError> {
+pub fn for_each_lineage(
+    bytes: &Bytes,
+    path: &str,
+    lines: &[Range<u64>],
+    mut visit: impl FnMut(u32, Lineage),
+) -> Result<(), LakeError> {
     // Those that every event has, and those that are asked for.
     const COLUMNS: &[&str] = &[
         "event_id",
@@ -103,21 +108,31 @@ pub fn lineage(bytes: &Bytes, path: &str, lines: &[Range<u64>]) -> Result<Vec<Li
         "sequence_number",
         OTHER,
     ];
-    let mut found = Vec::new();
-    if bytes.starts_with(PARQUET) {
-        of_parquet(bytes, path, lines, Some(COLUMNS), |_, row| {
-            found.push(match row {
+    if !bytes.starts_with(PARQUET) {
+        return of_text(bytes, path, lines, |number, line| {
+            visit(number, Lineage::of(line));
+            Ok(true)
+        });
+    }
+    of_parquet(bytes, path, lines, Some(COLUMNS), |number, row| {
+        visit(
+            number,
+            match row {
                 Row::Line(line) => Lineage::of(line.as_bytes()),
                 Row::Event(event, _) => of_event(&event),
-            });
-            Ok::<_, LakeError>(true)
-        })?;
-    } else {
-        of_text(bytes, path, lines, |_, line| {
-            found.push(Lineage::of(line));
-            Ok::<_, LakeError>(true)
-        })?;
-    }
+            },
+        );
+        Ok(true)
+    })
+}
+
+/// The lineage of each of an object's `lines`, as [`for_each_lineage`] reads it.
+///
+/// # Errors
+/// As [`for_each_lineage`].
+pub fn lineage(bytes: &Bytes, path: &str, lines: &[Range<u64>]) -> Result<Vec<Lineage>, LakeError> {
+    let mut found = Vec::new();
+    for_each_lineage(bytes, path, lines, |_, line| found.push(line))?;
     Ok(found)
 }
 

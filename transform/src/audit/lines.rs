@@ -58,14 +58,14 @@ pub async fn numbers(
     let objects = objects.into_iter().map(|(object, taken)| (taken, object.clone()));
     let mut reads = stream::iter(Stored::of(objects))
         .map(|stored| async move {
-            let lines = lineage_of(lake, &stored).await?;
-            Ok::<_, TransformError>((stored, lines))
+            let numbers = numbers_of(lake, &stored).await?;
+            Ok::<_, TransformError>((stored, numbers))
         })
         .buffer_unordered(WHOLE_READS);
     let mut found = RawNumbers::new();
-    while let Some((stored, lines)) = reads.try_next().await? {
-        let lines = match lines {
-            Ok(lines) => lines,
+    while let Some((stored, numbers)) = reads.try_next().await? {
+        let numbers = match numbers {
+            Ok(numbers) => numbers,
             Err(problem) => {
                 for (taken, object) in stored.sections() {
                     super::chains::note(bad, object, *taken, problem.clone());
@@ -73,19 +73,57 @@ pub async fn numbers(
                 continue;
             }
         };
-        for ((_, object), lines) in stored.sections().iter().zip(lines) {
-            for line in lines {
-                let (Some(id), Some(seq)) = (line.collector_id, line.wal_seq) else { continue };
-                let received = line.received_ts.unwrap_or(object.max_received_ts).micros();
-                let of = match found.get_mut(&id) {
-                    Some(of) => of,
-                    None => found.entry(id).or_default(),
-                };
-                of.add(object.kind, seq, received, asked);
-            }
+        let kind = stored.object().kind;
+        for id in &numbers.ids {
+            found.entry(id.clone()).or_default();
+        }
+        let mut of: Vec<(&String, &mut RawSeqs)> = found.iter_mut().collect();
+        let places: Vec<usize> = numbers
+            .ids
+            .iter()
+            .filter_map(|id| of.binary_search_by_key(&id, |(known, _)| *known).ok())
+            .collect();
+        for (id, seq, received) in numbers.lines {
+            of[places[id]].1.add(kind, seq, received, asked);
         }
     }
     Ok(found)
+}
+
+/// The numbers in an object: few bytes a line, since there can be millions.
+#[derive(Default)]
+struct Numbers {
+    ids: Vec<String>,
+    /// The place of the collector's id, its number, and when the line was received.
+    lines: Vec<(usize, i64, i64)>,
+}
+
+async fn numbers_of<T>(
+    lake: &Lake,
+    stored: &Stored<T>,
+) -> Result<Result<Numbers, String>, TransformError> {
+    let object = stored.object();
+    let bytes = match read_whole(lake, object).await? {
+        Ok(bytes) => bytes,
+        Err(problem) => return Ok(Err(problem)),
+    };
+    let (path, lines) = (object.path.clone(), stored.lines());
+    let otherwise = object.max_received_ts;
+    let parsing = tokio::task::spawn_blocking(move || {
+        let mut numbers = Numbers::default();
+        read::for_each_lineage(&bytes, &path, &lines, |_, line| {
+            let (Some(id), Some(seq)) = (line.collector_id, line.wal_seq) else { return };
+            let known = numbers.ids.iter().position(|known| *known == id);
+            let place = known.unwrap_or_else(|| {
+                numbers.ids.push(id);
+                numbers.ids.len() - 1
+            });
+            numbers.lines.push((place, seq, line.received_ts.unwrap_or(otherwise).micros()));
+        })
+        .map_err(|error| error.to_string())?;
+        Ok(numbers)
+    });
+    parsing.await.map_err(|source| TransformError::Worker { job: "audit", source })
 }
 
 /// The lineage of each line of each section of an object, or what is wrong with it.
@@ -96,7 +134,7 @@ pub async fn lineage_of<T>(
     lake: &Lake,
     stored: &Stored<T>,
 ) -> Result<Result<Vec<Vec<Lineage>>, String>, TransformError> {
-    let object = &stored.sections()[0].1;
+    let object = stored.object();
     let bytes = match read_whole(lake, object).await? {
         Ok(bytes) => bytes,
         Err(problem) => return Ok(Err(problem)),
@@ -187,7 +225,7 @@ pub async fn heartbeats(
     let wanted = wanted.into_iter().map(|(object, taken, via)| ((taken, via), object.clone()));
     let mut reads = stream::iter(Stored::of(wanted))
         .map(|stored| async move {
-            let bytes = read_whole(lake, &stored.sections()[0].1).await?;
+            let bytes = read_whole(lake, stored.object()).await?;
             Ok::<_, TransformError>((stored, bytes))
         })
         .buffer_unordered(FETCHES);

@@ -1,5 +1,6 @@
 //! What range of numbers to expect of a collector, and where a missing one lies. No I/O.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clickmill_lake::landing::Commit;
@@ -258,8 +259,10 @@ fn broken_objects(
             .flat_map(|chain| chain.survey.commits.iter())
             .flat_map(|commit| &commit.objects)
             .filter(|object| window.touches(object.min_received_ts, object.max_received_ts));
+        // An object is named by the commits of many shards.
+        let paths: BTreeSet<&str> = objects.map(|object| object.path.as_str()).collect();
         let broken: Vec<&BadObject> =
-            objects.filter_map(|object| surroundings.bad.get(&object.path)).collect();
+            paths.into_iter().filter_map(|path| surroundings.bad.get(path)).collect();
         if let Some(first) = broken.first() {
             found.push((vec![(1, i64::MAX)], first.place, names(&broken)));
         }

@@ -118,8 +118,8 @@ impl<T> Stored<T> {
         all
     }
 
-    /// One that names the whole of it.
-    fn object(&self) -> &LandedObject {
+    /// One of what names it: path, kind, length and checksum are of the whole.
+    pub fn object(&self) -> &LandedObject {
         &self.sections[0].1
     }
 
@@ -150,6 +150,23 @@ impl<T> Stored<T> {
     /// [`TransformError::Raw`] where it is missing, cut short or changed.
     pub async fn fetch(&self, lake: &Lake) -> Result<Bytes, TransformError> {
         fetch(lake, self.object()).await
+    }
+
+    /// Whether so many lines were found.
+    ///
+    /// # Errors
+    /// [`TransformError::Raw`] where the commits name others.
+    pub fn check(&self, found: u64) -> Result<(), TransformError> {
+        let named: u64 = self.sections.iter().map(|(_, object)| object.records).sum();
+        if found == named {
+            return Ok(());
+        }
+        let path = self.object().path.clone();
+        let reason = format!(
+            "it has {found} of the {named} lines that its commits name, though its checksum is \
+             right: whoever landed it counted wrong; nothing of it was taken"
+        );
+        Err(TransformError::Raw { path, reason })
     }
 
     /// Bytes of what is named.
@@ -278,8 +295,9 @@ fn decode(
 ) -> Result<(), TransformError> {
     let mut copies = Vec::with_capacity(BATCH_ROWS);
     let mut last_collector = (String::new(), None);
-    let mut place = 0;
+    let (mut place, mut found, mut is_whole) = (0, 0, true);
     for_each(bytes, &stored.object().path, &stored.lines(), |line_number, line| {
+        found += 1;
         place = stored.place(place, line_number);
         let (object_number, object) = &stored.sections[place];
         let event = match line {
@@ -313,8 +331,12 @@ fn decode(
             return Ok(true);
         }
         tally.lock().unwrap_or_else(PoisonError::into_inner).copies.append(&mut copies);
-        Ok::<_, TransformError>(send(columns.finish()?))
+        is_whole = send(columns.finish()?);
+        Ok::<_, TransformError>(is_whole)
     })?;
+    if is_whole {
+        stored.check(found)?;
+    }
     {
         let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
         tally.copies.append(&mut copies);

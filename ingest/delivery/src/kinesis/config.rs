@@ -280,8 +280,8 @@ pub struct CutPolicy {
     pub target_bytes: u64,
     /// This long after the first record was read.
     pub max_age: Duration,
-    /// This long after the last record was read, where the last commit is `max_age` old: a
-    /// trickle of single records then makes no more commits than a steady flow.
+    /// This long after the last record of any shard was read, where the last object is `max_age`
+    /// old: a trickle of single records then makes no more commits than a steady flow.
     pub idle: Duration,
 }
 
@@ -294,9 +294,9 @@ pub struct Gathered {
     pub stored_bytes: u64,
     /// Since the first of it was read.
     pub since_first: Duration,
-    /// Since the last of it was read.
+    /// Since the last record of any shard was read.
     pub since_last: Duration,
-    /// Since the last commit; `None`: there was none yet.
+    /// Since the last object was written, of any shard; `None`: there was none yet.
     pub since_commit: Option<Duration>,
 }
 

@@ -11,7 +11,8 @@
 //! age asks everybody else to land, too: so a stream of many quiet shards makes few objects.
 //!
 //! Over the budget those who hold most are asked to give what they hold, the oldest of equals
-//! first, until three quarters of it are left; encoded it takes a tenth. Nobody reads more until
+//! first, until three quarters of it are left; encoded it takes a tenth, and as soon as it is enough
+//! for an object it is written, and committed when its shard lands. Nobody reads more until
 //! there is room again. Where the lake takes no objects, reading stops; nothing is lost and
 //! memory does not grow.
 
@@ -21,15 +22,18 @@ use std::time::{Duration, Instant};
 
 use clickmill_lake::landing::LandedObject;
 use clickmill_lake::raw::Piece;
-use clickmill_lake::raw::pack::{Encoders, Owner, Stretch};
+use clickmill_lake::raw::pack::{Encoders, Owner, Stretch, Written};
 use clickmill_lake::{Lake, LakeError};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::config::CutPolicy;
 use super::memory::{self, Holding};
 
 /// Lines that were given are encoded when they take this much memory, or a quarter of the budget.
 const LOOSE_BYTES: u64 = 12 << 20;
+/// Who lands since its shard ends waits so long for others that do so at the same time.
+pub(super) const SOON: Duration = Duration::from_millis(200);
 /// Waits in which an object is being written, or lines are being encoded.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -67,6 +71,8 @@ struct State {
     busy: u64,
     read_at: Instant,
     landed_at: Option<Instant>,
+    /// Somebody was asked for something.
+    called: Arc<Notify>,
 }
 
 /// A shard, between two of its commits.
@@ -77,6 +83,8 @@ struct Member {
     /// Lines of it are among what is loose, or encoded.
     has_loose: bool,
     has_encoded: bool,
+    /// It lands since it was called, as others were.
+    is_in_round: bool,
     /// Encodings and objects in the making with lines of it.
     underway: usize,
     /// What its commit is to name.
@@ -114,6 +122,7 @@ impl Gather {
             busy: 0,
             read_at: Instant::now(),
             landed_at: None,
+            called: Arc::default(),
         };
         let target = cut.target_bytes.min(limit / 2).max(1);
         let encoders = Encoders::new(encoders)?;
@@ -130,6 +139,7 @@ impl Gather {
             asked: Asked::Nothing,
             has_loose: false,
             has_encoded: false,
+            is_in_round: false,
             underway: 0,
             landed: Vec::new(),
             failed: None,
@@ -140,8 +150,8 @@ impl Gather {
     }
 
     /// More may be read. Else somebody has been asked to give way.
-    pub fn has_room(&self) -> bool {
-        self.lock().has_room(self.limit)
+    pub fn has_room(self: &Arc<Self>) -> bool {
+        self.make_room(&mut self.lock())
     }
 
     /// Memory that everything takes.
@@ -186,7 +196,9 @@ impl Gather {
         // A task of its own: whoever waits here may be gone before its end.
         let gather = Arc::clone(self);
         let encoding = tokio::spawn(async move {
-            let encoded = gather.encoders.encode(loose).await;
+            let encoder = Arc::clone(&gather);
+            let encoding = tokio::spawn(async move { encoder.encoders.encode(loose).await });
+            let encoded = encoding.await.unwrap_or_else(|error| Err(LakeError::Encoder(error)));
             let mut state = gather.lock();
             state.encoding -= 1;
             let failed = match encoded {
@@ -201,9 +213,11 @@ impl Gather {
                 }
                 Err(error) => Some(Arc::new(error)),
             };
-            state.end(&owners, bytes, failed.as_ref());
+            state.fail(&owners, failed.as_ref());
+            state.end(&owners, bytes);
+            // It need not be committed at once: that would be a commit of every shard for each object.
             if state.encoded_bytes() >= gather.target {
-                state.call();
+                gather.close(&mut state);
             }
             gather.close_if_due(&mut state);
         });
@@ -212,11 +226,22 @@ impl Gather {
         }
     }
 
+    /// Whether all is within the limit; where it is not, those who hold most are asked to give it,
+    /// and what was given is written where that is no help any more.
+    fn make_room(self: &Arc<Self>, state: &mut State) -> bool {
+        if state.held() <= self.limit {
+            return true;
+        }
+        if !state.ask(self.limit) && state.busy == 0 {
+            self.close(state);
+        }
+        false
+    }
+
     fn close_if_due(self: &Arc<Self>, state: &mut State) {
         let loose = state.loose.iter().map(|(_, piece)| piece.stored_bytes());
         let is_much = state.encoded_bytes() + loose.sum::<u64>() >= self.target.saturating_mul(2);
-        let is_all = state.encoding == 0 && !state.members.values().any(Member::is_awaited);
-        if is_much || is_all {
+        if is_much || (state.encoding == 0 && state.is_all()) {
             self.close(state);
         }
     }
@@ -233,11 +258,8 @@ impl Gather {
         let whose = whose.chain(stretches.iter().flat_map(Stretch::owners));
         let owners = state.begin(whose, bytes);
         for owner in &owners {
-            let Some(member) = state.members.get_mut(owner) else { continue };
-            (member.has_loose, member.has_encoded) = (false, false);
-            // Its lines are in an object: its commit is not to be late.
-            if member.waiting.is_none() {
-                member.asked = Asked::Land;
+            if let Some(member) = state.members.get_mut(owner) {
+                (member.has_loose, member.has_encoded) = (false, false);
             }
         }
         let gather = Arc::clone(self);
@@ -246,23 +268,15 @@ impl Gather {
             let writing = tokio::spawn(async move {
                 let Gather { lake, stem, target, encoders, .. } = &*writer;
                 stretches.extend(encoders.encode(loose).await?);
-                encoders.write(lake, stem, stretches, *target).await
+                Ok(encoders.write(lake, stem, stretches, *target).await)
             });
             let written = writing.await.unwrap_or_else(|error| Err(LakeError::Encoder(error)));
             let mut state = gather.lock();
-            let failed = match written {
-                Ok(landed) => {
-                    for (owner, object) in landed {
-                        if let Some(member) = state.members.get_mut(&owner) {
-                            member.landed.push(object);
-                        }
-                    }
-                    state.landed_at = Some(Instant::now());
-                    None
-                }
-                Err(error) => Some(Arc::new(error)),
-            };
-            state.end(&owners, bytes, failed.as_ref());
+            match written {
+                Ok(written) => written.into_iter().for_each(|object| state.written(object)),
+                Err(error) => state.fail(&owners, Some(&Arc::new(error))),
+            }
+            state.end(&owners, bytes);
         });
     }
 
@@ -279,7 +293,21 @@ impl Place {
         if let Some(member) = state.members.get_mut(&self.owner) {
             member.holding = Holding { bytes, since };
         }
-        state.has_room(self.gather.limit);
+        self.gather.make_room(&mut state);
+    }
+
+    /// Until the shard is to do something.
+    pub async fn called(&self) {
+        let called = Arc::clone(&self.gather.lock().called);
+        loop {
+            let mut next = std::pin::pin!(called.notified());
+            // From here on it misses nothing.
+            next.as_mut().enable();
+            if self.asked() != Asked::Nothing {
+                return;
+            }
+            next.await;
+        }
     }
 
     /// What the shard is to do.
@@ -302,7 +330,7 @@ impl Place {
     }
 
     /// Gives lines, and waits for the objects with all that this shard gave: others may join until
-    /// `wait` is over.
+    /// `wait` is over, and for [`SOON`] at most once it is cancelled.
     ///
     /// # Errors
     /// What kept one of them from being written, [`LakeError::Shared`] with others.
@@ -310,13 +338,16 @@ impl Place {
         &self,
         pieces: Vec<Piece>,
         wait: Duration,
+        cancel: &CancellationToken,
     ) -> Result<Vec<LandedObject>, LakeError> {
         let mut deadline = tokio::time::Instant::now() + wait;
+        let mut is_cancelled = false;
         let (sender, mut answer) = oneshot::channel();
         {
             let mut state = self.gather.lock();
             state.take(self.owner, pieces);
             if let Some(member) = state.members.get_mut(&self.owner) {
+                member.is_in_round = member.asked == Asked::Land;
                 member.asked = Asked::Nothing;
                 member.waiting = Some(sender);
             }
@@ -332,6 +363,10 @@ impl Place {
                         let ended = std::io::Error::other("whoever was to write it has ended");
                         Err(LakeError::Compress(ended))
                     });
+                }
+                () = cancel.cancelled(), if !is_cancelled => {
+                    is_cancelled = true;
+                    deadline = deadline.min(tokio::time::Instant::now() + SOON);
                 }
                 () = tokio::time::sleep_until(deadline) => {
                     let mut state = self.gather.lock();
@@ -393,14 +428,23 @@ impl State {
         for member in self.members.values_mut().filter(|member| member.is_awaited()) {
             member.asked = Asked::Land;
         }
+        self.called.notify_waiters();
     }
 
-    /// Whether all is within the limit; where it is not, those who hold most are asked to give it,
-    /// and to land where that is no help any more.
-    fn has_room(&mut self, limit: u64) -> bool {
-        if self.held() <= limit {
-            return true;
+    /// Everybody waits who is to: in a round those who were called for it, else all who
+    /// hold something.
+    fn is_all(&self) -> bool {
+        let is_waiting_for =
+            |member: &Member| member.waiting.is_none() && member.asked == Asked::Land;
+        match self.members.values().any(|member| member.waiting.is_some() && member.is_in_round) {
+            true => !self.members.values().any(is_waiting_for),
+            false => !self.members.values().any(Member::is_awaited),
         }
+    }
+
+    /// Asks those who hold most to give it, so that it is within the limit. False where nobody
+    /// is to give anything.
+    fn ask(&mut self, limit: u64) -> bool {
         let untold = self.members.iter().filter(|(_, member)| member.asked == Asked::Nothing);
         let untold = untold.map(|(owner, member)| (*owner, member.holding)).collect();
         let victims = memory::victims(untold, self.loose_bytes() + self.encoded_bytes(), limit);
@@ -409,11 +453,8 @@ impl State {
                 member.asked = Asked::Give;
             }
         }
-        let is_asked = self.members.values().any(|member| member.asked == Asked::Give);
-        if !is_asked && self.busy == 0 {
-            self.call();
-        }
-        false
+        self.called.notify_waiters();
+        self.members.values().any(|member| member.asked != Asked::Nothing)
     }
 
     /// Work begins on lines of these, which take so much memory.
@@ -428,16 +469,38 @@ impl State {
         owners
     }
 
-    /// It has ended.
-    fn end(&mut self, owners: &BTreeSet<Owner>, bytes: u64, failed: Option<&Arc<LakeError>>) {
+    /// An object was written, or not.
+    fn written(&mut self, object: Written) {
+        let landed = match object.landed {
+            Ok(landed) => landed,
+            Err(error) => return self.fail(&object.owners, Some(&Arc::new(error))),
+        };
+        self.landed_at = Some(Instant::now());
+        for (owner, object) in landed {
+            if let Some(member) = self.members.get_mut(&owner) {
+                member.landed.push(object);
+            }
+        }
+    }
+
+    /// What kept lines of these from landing, where anything did: they are to learn it soon.
+    fn fail(&mut self, owners: &BTreeSet<Owner>, error: Option<&Arc<LakeError>>) {
+        let Some(error) = error else { return };
+        for owner in owners {
+            if let Some(member) = self.members.get_mut(owner) {
+                member.failed = Some(Arc::clone(error));
+                member.asked = Asked::Land;
+            }
+        }
+        self.called.notify_waiters();
+    }
+
+    /// Work has ended on lines of these.
+    fn end(&mut self, owners: &BTreeSet<Owner>, bytes: u64) {
         self.busy -= bytes;
         for owner in owners {
             if let Some(member) = self.members.get_mut(owner) {
                 member.underway -= 1;
-                if let Some(error) = failed {
-                    member.failed = Some(Arc::clone(error));
-                    member.asked = Asked::Land;
-                }
             }
             self.answer(*owner);
         }

@@ -450,8 +450,7 @@ async fn a_stream_of_so_many_shards_is_shared_evenly() {
             // All shards of a worker land together.
             let of_worker = per_second * (shards / workers) as f64;
             let rounds = commits_a_day(&config.cut, config.poll, of_worker, 120.0);
-            let alone = commits_a_day(&config.cut, config.poll, per_second, 120.0);
-            let commits = alone.max(rounds.min((per_second * 86_400.0) as u64));
+            let commits = commits_a_day(&config.cut, config.poll, per_second, 120.0);
             let objects = rounds * workers as u64;
             println!("| {name} | {age} | {commits} | {} | {objects} |", commits * shards as u64);
         }

@@ -15,7 +15,7 @@ use super::config::{DeliverConfig, Gathered, MIN_POLL, Until};
 use super::decode::{self, StreamRecord};
 use super::error::{DeliverError, Fault};
 use super::feed::{Failed, Feed, Mode, Page, Position, Step, Tip};
-use super::gather::{Asked, Gather, Place};
+use super::gather::{Asked, Gather, Place, SOON};
 use super::loss::Through;
 use super::monitor::Monitor;
 use super::reader::{Failure, Reader, Stream, arrival};
@@ -24,9 +24,6 @@ use super::{DeliverReport, loss};
 
 /// For so long a worker that is to stop tries to commit what it has read.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// Who lands since its shard ends waits so long for others that do so at the same time.
-const SOON: Duration = Duration::from_millis(200);
 
 /// And waits no longer than this in between.
 const DRAIN_WAIT: Duration = Duration::from_secs(2);
@@ -236,7 +233,16 @@ impl Worker {
                 checked = true;
             }
             let asked = Timestamp::now();
-            let step = match feed.next(self.config.poll).await {
+            let next = if feed.is_due() {
+                feed.next(self.config.poll).await
+            } else {
+                // It only waits.
+                tokio::select! {
+                    () = pending.place.called() => continue,
+                    next = feed.next(self.config.poll) => next,
+                }
+            };
+            let step = match next {
                 Err(DeliverError::NoShard { .. }) => {
                     return self.expired(&mut chain, pending).await;
                 }
@@ -372,16 +378,17 @@ impl Worker {
         }
     }
 
-    /// Until everybody who was called has looked: once a poll.
+    /// Until everybody who was called has looked: at the latest after a poll.
     fn joining(&self) -> Duration {
-        self.config.poll + MIN_POLL
+        (self.config.poll + MIN_POLL).min(self.config.cut.max_age / 4)
     }
 
     fn is_due(&self, pending: &Pending) -> bool {
         let gathered = Gathered {
             lines: pending.lines,
             stored_bytes: pending.writer.stored_bytes(),
-            since_first: pending.first_read.elapsed(),
+            // The others join before it is too old.
+            since_first: pending.first_read.elapsed() + self.joining(),
             since_last: self.gather.since_read(),
             since_commit: self.gather.since_landed(),
         };
@@ -420,7 +427,7 @@ impl Worker {
             return Ok(());
         }
         let pieces = pending.writer.pieces();
-        let objects = pending.place.land(pieces, wait).await;
+        let objects = pending.place.land(pieces, wait, &self.reader.cancel).await;
         let mut objects = objects.map_err(|source| self.lake_error(source))?;
         let own = pending.writer.finish().await;
         objects.extend(own.map_err(|source| self.lake_error(source))?);
