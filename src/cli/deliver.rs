@@ -313,6 +313,12 @@ fn table(status: &Status) -> String {
         status.shards.len(),
         status.workers.len(),
     ));
+    if let Some(table) = &status.missing_lease_table {
+        text.push_str(&format!(
+            "There is no table {table} in DynamoDB, so who reads is not known: give --leases as the \
+             workers have it.\n"
+        ));
+    }
     text
 }
 
@@ -372,6 +378,7 @@ mod tests {
             stream: "clicks".to_owned(),
             begun_at: Some(clickmill_schemas::Timestamp::now()),
             from: None,
+            missing_lease_table: None,
             workers: vec![worker.to_owned()],
             shards: vec![
                 shard(ShardPhase::Drained, None, None),

@@ -501,7 +501,10 @@ class Operations(deliveries.Deliver):
             self.assertEqual(one["committed_at"], chain[-1]["committed_at"] if chain else None)
         # The second shard got more of the new records; they arrived after its checkpoint.
         self.assertGreaterEqual(before["shards"][1]["millis_behind"], 0)
-        self.assertEqual(before["workers"], [])
+        self.assertEqual((before["workers"], before["missing_lease_table"]), ([], None))
+        said = self.clickmill("--lake", self.lake, "deliver", "status", "--stream", stream.name, "--leases",
+                              "dynamodb=nobody-made-it").stdout.decode()
+        self.assertIn("There is no table nobody-made-it in DynamoDB", said)
         process = self.worker(stream)
         support.until(lambda: len(self.landed_ids()) == 360, SECONDS, "everything has landed")
 
@@ -566,3 +569,6 @@ class Operations(deliveries.Deliver):
         self.assertIn("--stream", self.clickmill("deliver", code=2).stderr.decode())
         said = self.clickmill("deliver", "--stream", "s", "--format", "avro", code=2).stderr.decode()
         self.assertIn("give json or parquet", said)
+        self.settings("memory_megabytes = 1\n")
+        said = self.clickmill("--config", self.config, "deliver", "--stream", "s", code=2).stderr.decode()
+        self.assertIn("give 64 or more", said)

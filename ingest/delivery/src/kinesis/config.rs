@@ -37,6 +37,7 @@ pub struct DeliverSettings {
     /// Commit when the objects have about this size, as stored.
     pub target_megabytes: Option<u64>,
     /// What the whole process may hold of the stream in memory.
+    #[serde(default, deserialize_with = "enough_memory")]
     pub memory_megabytes: Option<u64>,
     /// Wait between two reads of a shard that has nothing more.
     pub poll_milliseconds: Option<u64>,
@@ -52,6 +53,16 @@ pub struct DeliverSettings {
     pub retrieval_mode: Option<RetrievalMode>,
     /// A worker that shows no sign of life for this long loses its shards to others.
     pub lease_seconds: Option<u64>,
+}
+
+fn enough_memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let least = MIN_MEMORY >> 20;
+    match u64::deserialize(deserializer)? {
+        megabytes if megabytes < least => Err(de::Error::custom(format!(
+            "{megabytes} is too little, an answer of Kinesis may take 40; give {least} or more"
+        ))),
+        megabytes => Ok(Some(megabytes)),
+    }
 }
 
 /// Where the delivery of a stream begins that this lake has nothing of yet. Later

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::config::{DeliverConfig, Leases};
-use super::error::DeliverError;
+use super::error::{DeliverError, Fault};
 use super::feed::Position;
 use super::lease::View;
 use super::reader::{Outcome, Reader, arrival};
@@ -41,6 +41,8 @@ pub struct Status {
     pub from: Option<Timestamp>,
     /// Workers that have a lease, sorted.
     pub workers: Vec<String>,
+    /// The leases' table in DynamoDB where there is none of that name: no worker ever used it.
+    pub missing_lease_table: Option<String>,
     /// The shards that the stream lists, in its order; and behind them what expired unread.
     pub shards: Vec<ShardStatus>,
 }
@@ -110,6 +112,14 @@ pub async fn status(
     let view = match &config.leases {
         Leases::None => View::default(),
         leases => lease_table(leases, lake, &stream, "status").view().await?,
+    };
+    let missing_lease_table = match &config.leases {
+        Leases::DynamoDb { client, table } if view.leases.is_empty() => {
+            let described = client.describe_table().table_name(table).send().await;
+            let is_missing = described.is_err_and(|error| Fault::of(&error) == Fault::Gone);
+            is_missing.then(|| table.clone())
+        }
+        _ => None,
     };
     let failed = |error| DeliverError::lake(&stream.name, error);
     let sources: Result<Vec<Source>, LakeError> = shards
@@ -182,7 +192,8 @@ pub async fn status(
         view.leases.values().filter_map(|lease| lease.owner.clone()).collect();
     workers.sort();
     workers.dedup();
-    Ok(Status { stream: stream.name, begun_at, from, workers, shards: looked })
+    let (stream, shards) = (stream.name, looked);
+    Ok(Status { stream, begun_at, from, workers, missing_lease_table, shards })
 }
 
 impl ShardStatus {
