@@ -141,7 +141,7 @@ def finish_batch(lake, bookmarks):
         content["batch"] = 2
         if series == "batches":
             content["bookmarks"].update(bookmarks)
-            content["raw"] = []
+            content["objects"] = []
         (folder / f"{2:020}.json").write_text(json.dumps(content), encoding="utf-8")
         (folder / "_latest").write_text("2", encoding="utf-8")
 

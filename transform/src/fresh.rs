@@ -4,8 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 
-use clickmill_lake::Lake;
 use clickmill_lake::landing::{Commit, MAX_COMMITS_READ, Source, commits_after_at_most};
+use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::Timestamp;
 use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 
@@ -14,7 +14,7 @@ use crate::TransformError;
 /// Commits of all chains that are held at once, about.
 const HELD: usize = 20_000;
 /// Commits of a chain that are read at once, at least.
-const LEAST: usize = 32;
+const LEAST: usize = 8;
 /// Chains read at once.
 const READS: usize = 8;
 
@@ -33,6 +33,8 @@ struct ChainEnd {
     source: Source,
     /// The last one that was read.
     ordinal: u64,
+    /// Where its range ends, where any was read.
+    end: Option<Option<String>>,
     read: VecDeque<Commit>,
     /// There may be more than what was read.
     goes_on: bool,
@@ -49,11 +51,20 @@ impl<'a> Fresh<'a> {
         bookmarks: &BTreeMap<String, u64>,
     ) -> Result<Self, TransformError> {
         let page = (HELD / sources.len().max(1)).clamp(LEAST, MAX_COMMITS_READ);
+        Self::by_pages(lake, sources, bookmarks, page).await
+    }
+
+    async fn by_pages(
+        lake: &'a Lake,
+        sources: Vec<Source>,
+        bookmarks: &BTreeMap<String, u64>,
+        page: usize,
+    ) -> Result<Self, TransformError> {
         let chains: Vec<ChainEnd> = stream::iter(sources)
             .map(|source| async move {
                 let ordinal = bookmarks.get(source.as_str()).copied().unwrap_or(0);
                 let read = VecDeque::new();
-                let mut chain = ChainEnd { source, ordinal, read, goes_on: true };
+                let mut chain = ChainEnd { source, ordinal, end: None, read, goes_on: true };
                 chain.read(lake, page).await?;
                 Ok::<_, TransformError>(chain)
             })
@@ -84,7 +95,17 @@ impl<'a> Fresh<'a> {
 impl ChainEnd {
     async fn read(&mut self, lake: &Lake, page: usize) -> Result<(), TransformError> {
         let commits = commits_after_at_most(lake, &self.source, self.ordinal, page).await?;
+        if let (Some(end), Some(next)) = (&self.end, commits.first())
+            && next.after != *end
+        {
+            let path = format!("{}, commit {}", self.source.folder(), next.ordinal);
+            let reason = format!("its range does not start where commit {} ends", self.ordinal);
+            return Err(LakeError::Corrupt { path, reason }.into());
+        }
         self.goes_on = commits.len() >= page;
+        if let Some(last) = commits.last() {
+            self.end = Some(last.position().map(str::to_owned));
+        }
         self.ordinal = commits.last().map_or(self.ordinal, |last| last.ordinal);
         self.read.extend(commits);
         Ok(())
@@ -131,8 +152,7 @@ mod tests {
         }
         sources.push(Source::collector("c-3").expect("valid"));
         let bookmarks = BTreeMap::from([("collector/c-0".to_owned(), 1)]);
-        let mut fresh =
-            Fresh { page: LEAST, ..Fresh::of(&lake, sources, &bookmarks).await.expect("reads") };
+        let mut fresh = Fresh::by_pages(&lake, sources, &bookmarks, 7).await.expect("reads");
         let mut found = Vec::new();
         while let Some(commit) = fresh.next().await.expect("reads") {
             found.push((commit.source.leaf().to_owned(), commit.ordinal));

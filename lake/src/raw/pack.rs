@@ -214,6 +214,17 @@ impl Stretch {
         self.encoded.len() as u64
     }
 
+    /// Takes out those of kinds and hours that have `target` bytes by themselves: each makes an
+    /// object of that size.
+    pub fn full(stretches: &mut Vec<Self>, target: u64) -> Vec<Self> {
+        let mut bytes: BTreeMap<Partition, u64> = BTreeMap::new();
+        for stretch in &*stretches {
+            *bytes.entry(stretch.partition).or_default() += stretch.stored_bytes();
+        }
+        let is_full = |stretch: &mut Self| bytes.get(&stretch.partition) >= Some(&target);
+        stretches.extract_if(.., is_full).collect()
+    }
+
     /// Whose lines it holds; more than once where several runs of them.
     pub fn owners(&self) -> impl Iterator<Item = Owner> {
         self.runs.iter().map(|(owner, _)| *owner)

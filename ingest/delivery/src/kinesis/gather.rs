@@ -6,8 +6,8 @@
 //! ([`clickmill_lake::raw::pack`]). A shard that lands waits for its objects and commits what it
 //! is told of them; nobody else's commit has to do with that.
 //!
-//! An object is written once everybody who holds something waits for it, or enough has come
-//! together, or the first of those who wait has waited for long enough. Who is due by
+//! An object is written once everybody who holds something waits for it, or enough of its kind and
+//! hour has come together, or the first of those who wait has waited for long enough. Who is due by
 //! age asks everybody else to land, too: so a stream of many quiet shards makes few objects.
 //!
 //! Over the budget those who hold most are asked to give what they hold, the oldest of equals
@@ -37,6 +37,12 @@ pub(super) const SOON: Duration = Duration::from_millis(200);
 /// Waits in which an object is being written, or lines are being encoded.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// Everybody is called to land once so much was written ahead of commits.
+const WRITTEN_BYTES: u64 = 1 << 30;
+/// And once a shard has so many sections to commit: a commit names
+/// [`clickmill_lake::landing::MAX_COMMIT_OBJECTS`] at most.
+const WRITTEN_SECTIONS: usize = 1_000;
+
 /// What a shard is to do beside reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -54,6 +60,8 @@ pub(super) struct Gather {
     /// Objects are to have so many bytes.
     target: u64,
     limit: u64,
+    /// [`WRITTEN_SECTIONS`].
+    most_sections: usize,
     encoders: Encoders,
     state: Mutex<State>,
 }
@@ -71,6 +79,8 @@ struct State {
     busy: u64,
     read_at: Instant,
     landed_at: Option<Instant>,
+    /// Bytes of objects that were written since everybody was called to land.
+    written_bytes: u64,
     /// Somebody was asked for something.
     called: Arc<Notify>,
 }
@@ -122,11 +132,14 @@ impl Gather {
             busy: 0,
             read_at: Instant::now(),
             landed_at: None,
+            written_bytes: 0,
             called: Arc::default(),
         };
         let target = cut.target_bytes.min(limit / 2).max(1);
         let encoders = Encoders::new(encoders)?;
-        Ok(Self { lake: lake.clone(), stem, target, limit, encoders, state: Mutex::new(state) })
+        let (lake, state) = (lake.clone(), Mutex::new(state));
+        let most_sections = WRITTEN_SECTIONS;
+        Ok(Self { lake, stem, target, limit, most_sections, encoders, state })
     }
 
     /// A place for a shard's next commit.
@@ -216,7 +229,9 @@ impl Gather {
             state.fail(&owners, failed.as_ref());
             state.end(&owners, bytes);
             // It need not be committed at once: that would be a commit of every shard for each object.
-            if state.encoded_bytes() >= gather.target {
+            let full = Stretch::full(&mut state.stretches, gather.target);
+            gather.write(&mut state, Vec::new(), full);
+            if state.encoded_bytes() >= gather.limit / 2 {
                 gather.close(&mut state);
             }
             gather.close_if_due(&mut state);
@@ -239,27 +254,40 @@ impl Gather {
     }
 
     fn close_if_due(self: &Arc<Self>, state: &mut State) {
-        let loose = state.loose.iter().map(|(_, piece)| piece.stored_bytes());
-        let is_much = state.encoded_bytes() + loose.sum::<u64>() >= self.target.saturating_mul(2);
-        if is_much || (state.encoding == 0 && state.is_all()) {
+        if state.encoding == 0 && state.is_all() {
             self.close(state);
         }
     }
 
     /// Writes everything that was given.
     fn close(self: &Arc<Self>, state: &mut State) {
-        let bytes = state.loose_bytes() + state.encoded_bytes();
-        let (loose, mut stretches) =
-            (std::mem::take(&mut state.loose), std::mem::take(&mut state.stretches));
+        let loose = std::mem::take(&mut state.loose);
+        let stretches = std::mem::take(&mut state.stretches);
+        // What is only of those who are gone is nobody's.
+        if state.members.values().any(Member::has_open) {
+            self.write(state, loose, stretches);
+        }
+    }
+
+    /// Writes what was taken out of the state.
+    fn write(
+        self: &Arc<Self>,
+        state: &mut State,
+        loose: Vec<(Owner, Piece)>,
+        mut stretches: Vec<Stretch>,
+    ) {
         if loose.is_empty() && stretches.is_empty() {
             return;
         }
+        let bytes = loose_bytes(&loose) + encoded_bytes(&stretches);
         let whose = loose.iter().map(|(owner, _)| *owner);
         let whose = whose.chain(stretches.iter().flat_map(Stretch::owners));
         let owners = state.begin(whose, bytes);
+        let left: BTreeSet<Owner> = state.stretches.iter().flat_map(Stretch::owners).collect();
         for owner in &owners {
             if let Some(member) = state.members.get_mut(owner) {
-                (member.has_loose, member.has_encoded) = (false, false);
+                member.has_loose &= loose.is_empty();
+                member.has_encoded = left.contains(owner);
             }
         }
         let gather = Arc::clone(self);
@@ -273,7 +301,9 @@ impl Gather {
             let written = writing.await.unwrap_or_else(|error| Err(LakeError::Encoder(error)));
             let mut state = gather.lock();
             match written {
-                Ok(written) => written.into_iter().for_each(|object| state.written(object)),
+                Ok(written) => {
+                    written.into_iter().for_each(|one| state.written(one, gather.most_sections))
+                }
                 Err(error) => state.fail(&owners, Some(&Arc::new(error))),
             }
             state.end(&owners, bytes);
@@ -386,6 +416,12 @@ impl Member {
         self.has_loose || self.has_encoded
     }
 
+    /// It has something to commit, and does not wait for it yet.
+    fn is_uncommitted(&self) -> bool {
+        self.is_awaited()
+            || (self.waiting.is_none() && (self.underway > 0 || !self.landed.is_empty()))
+    }
+
     /// It has something that may stand in the next object, and does not wait for it yet.
     fn is_awaited(&self) -> bool {
         self.waiting.is_none() && (self.holding.bytes > 0 || self.has_open())
@@ -402,13 +438,21 @@ impl Drop for Place {
     }
 }
 
+fn loose_bytes(loose: &[(Owner, Piece)]) -> u64 {
+    loose.iter().map(|(_, piece)| piece.memory()).sum()
+}
+
+fn encoded_bytes(stretches: &[Stretch]) -> u64 {
+    stretches.iter().map(Stretch::stored_bytes).sum()
+}
+
 impl State {
     fn loose_bytes(&self) -> u64 {
-        self.loose.iter().map(|(_, piece)| piece.memory()).sum()
+        loose_bytes(&self.loose)
     }
 
     fn encoded_bytes(&self) -> u64 {
-        self.stretches.iter().map(Stretch::stored_bytes).sum()
+        encoded_bytes(&self.stretches)
     }
 
     fn held(&self) -> u64 {
@@ -425,9 +469,10 @@ impl State {
     }
 
     fn call(&mut self) {
-        for member in self.members.values_mut().filter(|member| member.is_awaited()) {
+        for member in self.members.values_mut().filter(|member| member.is_uncommitted()) {
             member.asked = Asked::Land;
         }
+        self.written_bytes = 0;
         self.called.notify_waiters();
     }
 
@@ -470,16 +515,23 @@ impl State {
     }
 
     /// An object was written, or not.
-    fn written(&mut self, object: Written) {
+    fn written(&mut self, object: Written, most_sections: usize) {
         let landed = match object.landed {
             Ok(landed) => landed,
             Err(error) => return self.fail(&object.owners, Some(&Arc::new(error))),
         };
         self.landed_at = Some(Instant::now());
+        self.written_bytes += landed.first().map_or(0, |(_, object)| object.bytes);
+        let mut is_much = self.written_bytes >= WRITTEN_BYTES;
         for (owner, object) in landed {
             if let Some(member) = self.members.get_mut(&owner) {
                 member.landed.push(object);
+                is_much |= member.landed.len() >= most_sections;
             }
+        }
+        // Bounds a commit, and what one batch of the ETL has to take of the same objects.
+        if is_much {
+            self.call();
         }
     }
 

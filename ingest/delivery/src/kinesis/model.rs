@@ -12,7 +12,8 @@
 //! how long requests take ([`LATENCIES`]), and DynamoDB's table, by the requests that
 //! `lease/dynamodb.rs` makes of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::MAX_SHARDS;
-use super::config::{CutPolicy, DeliverConfig, Gathered, Until};
+use super::config::{CutPolicy, DeliverConfig, Gathered, MIN_POLL, Until};
 use super::lease::lake::LakeTable;
 use super::lease::plan::{Pulses, Situation, decide};
 use super::lease::{
@@ -345,7 +346,9 @@ fn commits_a_day(cut: &CutPolicy, poll: Duration, per_second: f64, bytes: f64) -
         let gathered = Gathered {
             lines,
             stored_bytes: (lines as f64 * bytes) as u64,
-            since_first: Duration::from_secs_f64(now - first),
+            // As the worker counts it: the others join before it is too old.
+            since_first: Duration::from_secs_f64(now - first)
+                + (poll + MIN_POLL).min(cut.max_age / 4),
             since_last: Duration::from_secs_f64(now - last),
             since_commit: landed.map(|at| Duration::from_secs_f64(now - at)),
         };
@@ -364,6 +367,55 @@ fn catch_up(outage: f64, rate: f64, drain: f64) -> Option<f64> {
 
 /// What one shard gives to all its readers. Source: Quotas and limits, Kinesis Data Streams.
 const SHARD_READ: f64 = 2.0;
+
+/// Of one answer. Source: GetRecords, Kinesis API Reference.
+const PAGE: f64 = 10.0;
+
+/// MB/s that a core lands as JSON.gz: benches/RESULTS-deliver.md.
+const CORE_LANDS: f64 = 116.0;
+
+/// Seconds until all of 10,000 shards are read: above.
+const TAKEN_AFTER: f64 = 48.0;
+
+/// A worker that catches up with shards that bring `rate` MB/s each, page by page.
+struct CatchingUp {
+    shards: usize,
+    rate: f64,
+    /// Seconds until it has taken the last of its shards.
+    start: f64,
+    /// MB/s that its cores land.
+    lands: f64,
+}
+
+impl CatchingUp {
+    /// Seconds until the last of its shards is level, after so many seconds in which nobody read.
+    /// `None` where that takes more than two days.
+    fn after(&self, outage: f64) -> Option<f64> {
+        let micros = |seconds: f64| (seconds * 1e6) as u64;
+        let begins = |shard| micros(self.start * shard as f64 / self.shards as f64);
+        let mut due: BinaryHeap<Reverse<(u64, usize)>> =
+            (0..self.shards).map(|shard| Reverse((begins(shard), shard))).collect();
+        let mut read = vec![0.0; self.shards];
+        let (mut free, mut level) = (0.0_f64, 0.0_f64);
+        while let Some(Reverse((at, shard))) = due.pop() {
+            // It waits for its turn, and gets what has come by then.
+            let now = (at as f64 / 1e6).max(free);
+            if now > 2.0 * 86_400.0 {
+                return None;
+            }
+            let page = (self.rate * (outage + now) - read[shard]).min(PAGE);
+            read[shard] += page;
+            free = now + page / self.lands;
+            let rest = (page / SHARD_READ).max(MIN_POLL.as_secs_f64());
+            if self.rate * (outage + free) - read[shard] <= self.rate * (rest + 1.0) {
+                level = level.max(free);
+            } else {
+                due.push(Reverse((micros(now + rest), shard)));
+            }
+        }
+        Some(level)
+    }
+}
 
 #[tokio::test]
 async fn a_fleet_costs_what_the_formula_says_and_comes_to_rest_after_each_change() {
@@ -394,13 +446,26 @@ fn a_shard_makes_a_commit_an_age_when_busy_and_none_when_idle() {
     let config = DeliverConfig::new("s", Until::Cancelled);
     let commits = |per_second| commits_a_day(&config.cut, config.poll, per_second, 100.0);
     assert_eq!(commits(0.0), 0);
-    let age = config.cut.max_age.as_secs_f64() + config.poll.as_secs_f64();
-    let busy = (86_400.0 / age) as u64;
+    let busy = (86_400.0 / config.cut.max_age.as_secs_f64()) as u64;
     assert!(commits(100.0).abs_diff(busy) <= 1, "{} and not {busy}", commits(100.0));
     // One record in ten minutes is a commit each.
     assert_eq!(commits(1.0 / 600.0), 143);
     assert_eq!(catch_up(3_600.0, 1.0, 2.0), Some(3_600.0));
     assert_eq!(catch_up(3_600.0, 2.0, 2.0), None);
+}
+
+#[test]
+fn a_worker_catches_up_as_the_formula_says_where_nothing_but_the_shards_quota_bounds_it() {
+    let worker = CatchingUp { shards: 20, rate: 0.5, start: 0.0, lands: 1e9 };
+    let [found, formula] = [worker.after(3_600.0), catch_up(3_600.0, 0.5, SHARD_READ)]
+        .map(|seconds| seconds.expect("it does"));
+    assert!((found / formula - 1.0).abs() < 0.02, "{found} and {formula}");
+    // With cores for half of it, they are what it is read at.
+    let found = CatchingUp { lands: 20.0, ..worker }.after(3_600.0).expect("it does");
+    let formula = catch_up(3_600.0, 0.5, 1.0).expect("it does");
+    assert!((found / formula - 1.0).abs() < 0.02, "{found} and {formula}");
+    let worker = CatchingUp { shards: 20, rate: 0.5, start: 0.0, lands: 9.9 };
+    assert_eq!(worker.after(3_600.0), None);
 }
 
 /// Prints the tables of docs/scale.md, of a small stream where no size is given.
@@ -456,19 +521,18 @@ async fn a_stream_of_so_many_shards_is_shared_evenly() {
         }
     }
     println!(
-        "\n| MB/s a shard | catch-up of an hour, by Kinesis' limit \
-         | cores for it, at 25, 50 and 100 MB/s a core |"
+        "\n| MB/s a shard | level after an hour's outage, min: by Kinesis' limit \
+         | {workers} workers of 8 cores | of 4 | of 2 |"
     );
-    println!("|---|---|---|");
+    println!("|---|---|---|---|---|");
     for rate in [0.1, 0.25, 0.5, 0.75, 1.0] {
-        let seconds = catch_up(3_600.0, rate, SHARD_READ).expect("below the limit");
-        let cores = |per_core: f64| (shards as f64 * SHARD_READ / per_core).ceil();
-        println!(
-            "| {rate} | {:.0} min | {}, {}, {} |",
-            seconds / 60.0,
-            cores(25.0),
-            cores(50.0),
-            cores(100.0)
-        );
+        let of = shards / workers;
+        let by_cores = [f64::INFINITY, 8.0, 4.0, 2.0].map(|cores| {
+            let lands = cores * CORE_LANDS;
+            let worker = CatchingUp { shards: of, rate, start: TAKEN_AFTER, lands };
+            let minutes = worker.after(3_600.0).map(|seconds| format!("{:.0}", seconds / 60.0));
+            minutes.unwrap_or_else(|| "never".to_owned())
+        });
+        println!("| {rate} | {} |", by_cores.join(" | "));
     }
 }

@@ -265,7 +265,11 @@ impl Worker {
                     checked = false;
                     let failure = Failure { operation, subject: &self.shard.id, fault, source };
                     // What is held may become due meanwhile, so the wait is in this loop.
-                    if !self.reader.back_off(failure, attempt, began).await? {
+                    let goes_on = tokio::select! {
+                        () = pending.place.called() => true,
+                        goes_on = self.reader.back_off(failure, attempt, began) => goes_on?,
+                    };
+                    if !goes_on {
                         self.land(&mut chain, pending, Closing::No).await?;
                         return Ok(End::Cancelled);
                     }

@@ -276,6 +276,38 @@ async fn over_the_budget_shards_give_and_commit_later_what_was_written() {
 }
 
 #[tokio::test]
+async fn before_a_commit_is_too_large_everybody_who_has_something_lands() {
+    let (_folder, lake) = lake(0).await;
+    let mut gather = Gather::new(&lake, "s-1-shared".to_owned(), CUT, 4 << 10, 1).expect("starts");
+    gather.most_sections = 5;
+    let gather = Arc::new(gather);
+    let mut shards: Vec<Shard> =
+        (0..3).map(|n| Shard::new(&lake, &gather, n, RawFormat::Json)).collect();
+    let idle = shards.pop().expect("three");
+    // One whose lines are all in objects, and that holds nothing.
+    let mut expected = vec![Vec::new(), shards[1].read(50).await];
+    shards[1].give().await;
+    for gave in 0.. {
+        assert!(gave < 200, "nobody was called");
+        expected[0].extend(shards[0].read(50).await);
+        shards[0].give().await;
+        // Objects are written meanwhile.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if shards[0].place.asked() == Asked::Land {
+            break;
+        }
+    }
+    assert_eq!((shards[1].place.asked(), idle.place.asked()), (Asked::Land, Asked::Nothing));
+    let landed = futures::future::join_all(shards.iter_mut().map(|one| one.land(LONG)));
+    let landed = tokio::time::timeout(LONG / 2, landed).await.expect("at once");
+    for (objects, expected) in landed.into_iter().zip(expected) {
+        let objects = objects.expect("lands");
+        assert!(objects.len() < 20, "{} sections", objects.len());
+        assert_names(&lake, &objects, expected).await;
+    }
+}
+
+#[tokio::test]
 async fn where_an_object_cannot_be_written_everybody_in_it_learns_it() {
     let (_folder, lake) = lake(1).await;
     let gather = gather(&lake, LIMIT);
