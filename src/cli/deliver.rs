@@ -313,6 +313,18 @@ fn table(status: &Status) -> String {
         status.shards.len(),
         status.workers.len(),
     ));
+    let retried = status.retries.iter().filter(|(_, retries)| **retries > 0);
+    let retried: Vec<String> = retried
+        .map(|(worker, retries)| {
+            format!("{} {retries}", worker.chars().take(8).collect::<String>())
+        })
+        .collect();
+    if !retried.is_empty() {
+        text.push_str("Requests that workers tried again since they started:\n");
+        for some in retried.chunks(5) {
+            text.push_str(&format!("  {}\n", some.join(", ")));
+        }
+    }
     if let Some(table) = &status.missing_lease_table {
         text.push_str(&format!(
             "There is no table {table} in DynamoDB, so who reads is not known: give --leases as the \
@@ -378,6 +390,7 @@ mod tests {
             stream: "clicks".to_owned(),
             begun_at: Some(clickmill_schemas::Timestamp::now()),
             from: None,
+            retries: [("worker-1".to_owned(), 3)].into(),
             missing_lease_table: None,
             workers: vec![worker.to_owned()],
             shards: vec![

@@ -505,16 +505,20 @@ class Operations(deliveries.Deliver):
         said = self.clickmill("--lake", self.lake, "deliver", "status", "--stream", stream.name, "--leases",
                               "dynamodb=nobody-made-it").stdout.decode()
         self.assertIn("There is no table nobody-made-it in DynamoDB", said)
-        process = self.worker(stream)
+        proxy = self.proxied(support.KINESIS)
+        proxy.inject(*[faults.Error("ProvisionedThroughputExceededException")] * 3, operation="GetRecords")
+        process = self.worker(stream, env={"AWS_ENDPOINT_URL_KINESIS": proxy.url})
         support.until(lambda: len(self.landed_ids()) == 360, SECONDS, "everything has landed")
 
         def settled():
             now = self.status(stream)
             states = [one["state"] for one in now["shards"]]
-            return now if states == ["drained", "leased", "leased", "leased"] else None
+            is_all = states == ["drained", "leased", "leased", "leased"] and list(now["retries"].values()) == [3]
+            return now if is_all else None
 
         now = support.until(settled, SECONDS, "the children are read")
         [worker] = now["workers"]
+        self.assertEqual(now["retries"], {worker: 3})
         self.assertEqual([one["owner"] for one in now["shards"]], [None, worker, worker, worker])
         self.assertEqual([one["millis_behind"] for one in now["shards"]], [None, 0, 0, 0])
         self.stop(process)

@@ -188,6 +188,11 @@ impl Monitor {
         *self.lock().retries.entry(operation).or_default() += 1;
     }
 
+    /// Requests that failed and were tried again, of all kinds.
+    pub(super) fn retries(&self) -> u64 {
+        self.lock().retries.values().sum()
+    }
+
     /// A shard was subscribed to.
     pub(super) fn subscribed(&self) {
         self.lock().subscriptions += 1;

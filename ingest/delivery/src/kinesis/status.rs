@@ -5,7 +5,7 @@
 //! count against the shard's quota of five reads a second. Rates are those of a shard's
 //! last commits.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use aws_sdk_kinesis::Client;
 use clickmill_lake::landing::{
@@ -20,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 use super::config::{DeliverConfig, Leases};
 use super::error::{DeliverError, Fault};
 use super::feed::Position;
-use super::lease::View;
 use super::reader::{Outcome, Reader, arrival};
 use super::shards::readable;
 use super::supervisor::lease_table;
@@ -41,6 +40,9 @@ pub struct Status {
     pub from: Option<Timestamp>,
     /// Workers that have a lease, sorted.
     pub workers: Vec<String>,
+    /// Of the workers that say so by a sign of life in the lake: requests that failed and were
+    /// tried again since it started.
+    pub retries: BTreeMap<String, u64>,
     /// The leases' table in DynamoDB where there is none of that name: no worker ever used it.
     pub missing_lease_table: Option<String>,
     /// The shards that the stream lists, in its order; and behind them what expired unread.
@@ -109,9 +111,12 @@ pub async fn status(
     let beginning = beginning.map_err(|e| DeliverError::lake(&stream.name, e))?;
     let begun_at = beginning.as_ref().map(|begun| begun.decided_at);
     let from = beginning.and_then(|begun| begun.from);
-    let view = match &config.leases {
-        Leases::None => View::default(),
-        leases => lease_table(leases, lake, &stream, "status").view().await?,
+    let (view, retries) = match &config.leases {
+        Leases::None => Default::default(),
+        leases => {
+            let table = lease_table(leases, lake, &stream, "status");
+            (table.view().await?, table.said().await?)
+        }
     };
     let missing_lease_table = match &config.leases {
         Leases::DynamoDb { client, table } if view.leases.is_empty() => {
@@ -193,7 +198,7 @@ pub async fn status(
     workers.sort();
     workers.dedup();
     let (stream, shards) = (stream.name, looked);
-    Ok(Status { stream, begun_at, from, workers, missing_lease_table, shards })
+    Ok(Status { stream, begun_at, from, workers, retries, missing_lease_table, shards })
 }
 
 impl ShardStatus {

@@ -48,6 +48,7 @@ pub(in super::super) struct LakeTable {
     folder: Path,
     me: String,
     beats: AtomicU64,
+    retries: AtomicU64,
     /// What was read: a version never changes.
     known: Mutex<BTreeMap<String, Lease>>,
 }
@@ -67,12 +68,15 @@ struct LeaseObject {
     by: String,
 }
 
-#[derive(Serialize)]
-struct WorkerObject<'a> {
+#[derive(Serialize, Deserialize)]
+struct WorkerObject {
     format: u32,
-    worker: &'a str,
+    worker: String,
     beat: u64,
     shards: usize,
+    /// Requests that failed and were tried again, since it started.
+    #[serde(default)]
+    retries: u64,
 }
 
 impl LakeTable {
@@ -83,6 +87,7 @@ impl LakeTable {
             folder: Path::from(LEASES).join(stream),
             me: me.to_owned(),
             beats: AtomicU64::new(0),
+            retries: AtomicU64::new(0),
             known: Mutex::default(),
         }
     }
@@ -196,10 +201,37 @@ impl LeaseTable for LakeTable {
         })
     }
 
+    fn say(&self, retries: u64) {
+        self.retries.store(retries, Ordering::Relaxed);
+    }
+
+    async fn said(&self) -> Result<BTreeMap<String, u64>, LeaseError> {
+        let folder = self.folder.clone().join("workers");
+        let failed = |error| LeaseError::request("read", &folder, error);
+        let listed = self.store.list(Some(&folder));
+        let listed: Vec<ObjectMeta> = listed.try_collect().await.map_err(failed)?;
+        let mut said = BTreeMap::new();
+        for meta in listed {
+            let bytes = match self.store.get(&meta.location).await {
+                Ok(found) => found.bytes().await.map_err(failed)?,
+                // It has just left.
+                Err(Error::NotFound { .. }) => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            // One that a worker of another version wrote says nothing that is known here.
+            if let Ok(object) = serde_json::from_slice::<WorkerObject>(&bytes) {
+                said.insert(object.worker, object.retries);
+            }
+        }
+        Ok(said)
+    }
+
     async fn beat(&self, held: &[Held]) -> Result<(), LeaseError> {
         let path = self.worker_path(&self.me);
         let beat = self.beats.fetch_add(1, Ordering::Relaxed);
-        let object = WorkerObject { format: FORMAT, worker: &self.me, beat, shards: held.len() };
+        let retries = self.retries.load(Ordering::Relaxed);
+        let (worker, shards) = (self.me.clone(), held.len());
+        let object = WorkerObject { format: FORMAT, worker, beat, shards, retries };
         let bytes = serde_json::to_vec(&object)
             .map_err(|error| LeaseError::request("encode", &path, error))?;
         let put = self.store.put(&path, bytes.into()).await;

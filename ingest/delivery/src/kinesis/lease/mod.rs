@@ -139,6 +139,14 @@ pub(super) trait LeaseTable: fmt::Debug + Send + Sync {
     /// Everything in it.
     async fn view(&self) -> Result<View, LeaseError>;
 
+    /// What the next signs of life say beside it: requests that this worker tried again.
+    fn say(&self, _retries: u64) {}
+
+    /// What workers that live, or did, said last; nothing where there is no place for it.
+    async fn said(&self) -> Result<BTreeMap<String, u64>, LeaseError> {
+        Ok(BTreeMap::new())
+    }
+
     /// Shows that this worker lives.
     async fn beat(&self, held: &[Held]) -> Result<(), LeaseError>;
 

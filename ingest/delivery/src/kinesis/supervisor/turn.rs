@@ -30,6 +30,7 @@ impl Supervisor<'_> {
             .keys()
             .map(|shard| Held { shard: shard.clone(), position: self.monitor.position(shard) })
             .collect();
+        self.table.say(self.monitor.retries());
         self.table.beat(&held).await?;
         let mut view = self.table.view().await?;
         let now = std::time::Instant::now();
