@@ -405,8 +405,9 @@ mod tests {
         assert_eq!(words[1], ["shardId-000000000000", "drained", "-", "-", "-", "-", "3.2", "MB"]);
         let leased = "shardId-000000000000 leased 0b9c6f52 2.5 h ~1350000 150.0 3.2 MB";
         assert_eq!(words[2], leased.split(' ').collect::<Vec<_>>());
-        assert!(
-            text.ends_with("clicks: 2 shards, 1 workers; delivery began at its oldest record\n")
-        );
+        assert!(text.ends_with(
+            "clicks: 2 shards, 1 workers; delivery began at its oldest record\n\
+             Requests that workers tried again since they started:\n  worker-1 3\n"
+        ));
     }
 }
