@@ -305,24 +305,14 @@ impl RawWriter {
 
     async fn cut(&mut self, partition: Partition) -> Result<(), LakeError> {
         let Some(Piece { body, run, .. }) = self.open.remove(&partition) else { return Ok(()) };
-        let Some((min_received_ts, max_received_ts)) = run.received_ts else { return Ok(()) };
+        if run.records == 0 {
+            return Ok(());
+        }
         let bytes = Bytes::from(body.finish()?);
-        let crc32c = format!("{:08x}", crc32c::crc32c(&bytes));
+        let crc = crc32c::crc32c(&bytes);
         let name = format!("{}-{}-{}", run.stem, run.first, run.last);
-        let length = bytes.len() as u64;
-        let (path, etag) = partition.put(&*self.store, &name, bytes.into()).await?;
-        self.finished.push(LandedObject {
-            path,
-            kind: partition.kind,
-            records: run.records,
-            section: None,
-            bytes: length,
-            crc32c,
-            etag,
-            event_dates: run.event_dates.into_iter().collect(),
-            min_received_ts,
-            max_received_ts,
-        });
+        let stored = partition.put(&*self.store, &name, bytes.into(), crc).await?;
+        self.finished.extend(stored.landed(run, None));
         Ok(())
     }
 }

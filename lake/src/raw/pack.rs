@@ -161,12 +161,11 @@ impl Encoders {
             })
             .await?;
         let payload = PutPayload::from_iter(payload);
-        let bytes = payload.content_length() as u64;
         let name = match &*runs {
             [(_, run)] => format!("{}-{}-{}", run.stem, run.first, run.last),
             _ => format!("{stem}-{}", uuid::Uuid::now_v7().simple()),
         };
-        let (path, etag) = partition.put(&**lake.store(), &name, payload).await?;
+        let stored = partition.put(&**lake.store(), &name, payload, crc).await?;
         let of: u64 = runs.iter().map(|(_, run)| run.records).sum();
         let is_shared = runs.len() > 1;
         let mut skip = 0;
@@ -174,22 +173,7 @@ impl Encoders {
         for (owner, run) in runs {
             let section = is_shared.then_some(Section { skip, of });
             skip += run.records;
-            let Some((min_received_ts, max_received_ts)) = run.received_ts else { continue };
-            landed.push((
-                owner,
-                LandedObject {
-                    path: path.clone(),
-                    kind: partition.kind,
-                    records: run.records,
-                    section,
-                    bytes,
-                    crc32c: format!("{crc:08x}"),
-                    etag: etag.clone(),
-                    event_dates: run.event_dates.into_iter().collect(),
-                    min_received_ts,
-                    max_received_ts,
-                },
-            ));
+            landed.extend(stored.landed(run, section).map(|object| (owner, object)));
         }
         Ok(landed)
     }

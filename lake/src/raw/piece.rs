@@ -10,6 +10,7 @@ use object_store::{Error, ObjectStore, PutMode, PutOptions, PutPayload};
 use super::RawKind;
 use super::body::{Body, RawFormat};
 use crate::LakeError;
+use crate::landing::{LandedObject, Section};
 
 /// An hour of one kind, in one format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,13 +31,15 @@ impl Partition {
     }
 
     /// Writes an object of this name, or of that name and eight hex digits where it is taken.
-    /// Returns its path and the store's ETag.
+    /// `crc` is the payload's.
     pub async fn put(
         self,
         store: &dyn ObjectStore,
         name: &str,
         payload: PutPayload,
-    ) -> Result<(String, Option<String>), LakeError> {
+        crc: u32,
+    ) -> Result<StoredObject, LakeError> {
+        let bytes = payload.content_length() as u64;
         let extension = self.format.extension();
         let mut path = self.folder().join(format!("{name}.{extension}"));
         let create = || PutOptions::from(PutMode::Create);
@@ -51,7 +54,36 @@ impl Partition {
         }
         let put = put.map_err(|error| LakeError::store("write", &path, error))?;
         clickmill_failpoint::hit("raw.put");
-        Ok((path.to_string(), put.e_tag))
+        let (path, etag) = (path.to_string(), put.e_tag);
+        Ok(StoredObject { path, kind: self.kind, bytes, crc32c: format!("{crc:08x}"), etag })
+    }
+}
+
+/// An object that was written, as all commits that name it say.
+pub(super) struct StoredObject {
+    path: String,
+    kind: RawKind,
+    bytes: u64,
+    crc32c: String,
+    etag: Option<String>,
+}
+
+impl StoredObject {
+    /// What the commit of these lines is to name; `None` where there are none.
+    pub fn landed(&self, run: Run, section: Option<Section>) -> Option<LandedObject> {
+        let (min_received_ts, max_received_ts) = run.received_ts?;
+        Some(LandedObject {
+            path: self.path.clone(),
+            kind: self.kind,
+            records: run.records,
+            section,
+            bytes: self.bytes,
+            crc32c: self.crc32c.clone(),
+            etag: self.etag.clone(),
+            event_dates: run.event_dates.into_iter().collect(),
+            min_received_ts,
+            max_received_ts,
+        })
     }
 }
 

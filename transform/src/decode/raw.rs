@@ -164,7 +164,8 @@ impl<T> Stored<T> {
         let path = self.object().path.clone();
         let reason = format!(
             "it has {found} of the {named} lines that its commits name, though its checksum is \
-             right: whoever landed it counted wrong; nothing of it was taken"
+             right: whoever landed it counted wrong, and nothing of it was taken; report it with \
+             these commits, or restore them from a backup"
         );
         Err(TransformError::Raw { path, reason })
     }
@@ -264,11 +265,7 @@ fn external(error: TransformError) -> DataFusionError {
     DataFusionError::External(Box::new(error))
 }
 
-/// The bytes of a landed object, if they are those that were committed.
-///
-/// # Errors
-/// [`TransformError::Raw`] where it is missing, cut short or changed.
-pub async fn fetch(lake: &Lake, object: &LandedObject) -> Result<Bytes, TransformError> {
+async fn fetch(lake: &Lake, object: &LandedObject) -> Result<Bytes, TransformError> {
     let path = Path::from(object.path.as_str());
     let fail = |reason: String| TransformError::Raw { path: object.path.clone(), reason };
     let got = lake.store().get(&path).await.map_err(|error| fail(error.to_string()))?;

@@ -498,7 +498,9 @@ impl State {
                 member.asked = Asked::Give;
             }
         }
-        self.called.notify_waiters();
+        if !victims.is_empty() {
+            self.called.notify_waiters();
+        }
         self.members.values().any(|member| member.asked != Asked::Nothing)
     }
 
@@ -568,11 +570,7 @@ impl State {
         };
         let answer = match member.failed.take() {
             Some(error) => Err(LakeError::Shared(error)),
-            None => {
-                let mut landed = std::mem::take(&mut member.landed);
-                landed.sort_by(|a, b| (&a.path, a.lines().start).cmp(&(&b.path, b.lines().start)));
-                Ok(landed)
-            }
+            None => Ok(std::mem::take(&mut member.landed)),
         };
         // Where nobody listens any more its place is about to be dropped.
         let _ = waiting.send(answer);
