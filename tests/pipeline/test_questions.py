@@ -79,7 +79,7 @@ FROM orders JOIN customers USING (customer_id) GROUP BY region ORDER BY per_cust
 
 FUNNEL = """
 SELECT channel, device, count(*), count(*) FILTER (WHERE bought),
-  100.0 * count(*) FILTER (WHERE bought) / count(*) FROM visits GROUP BY channel, device"""
+  100.0 * count(*) FILTER (WHERE bought) / count(*) FROM visits WHERE moved GROUP BY channel, device"""
 
 # An order's touches: visits of whoever is its customer a week later. Weights are whole numbers, shares
 # are cut from the cumulated sum, in ten-thousandths.

@@ -34,6 +34,8 @@ use crate::watch;
 pub(crate) const DEFINITION: &str = "@sql";
 /// Version of the batch file's JSON.
 const BATCH_VERSION: u32 = 2;
+/// Version of the rules of `attribution`: another one makes every order's rows anew.
+const ATTRIBUTION_RULES: u64 = 2;
 /// Compressed raw bytes that one batch takes in at most; the rest is for the next.
 /// A run goes on until nothing is left, so this bounds memory, not progress.
 pub const MAX_BATCH_BYTES: u64 = 2 * 1024 * 1024 * 1024;
@@ -211,7 +213,7 @@ impl Batch {
     /// shop's job, the settings of `attribution`.
     pub(crate) fn definition_of(&self, table: &str) -> Option<u64> {
         if table == ATTRIBUTION.name {
-            return Some(self.attribution.lookback_days.into());
+            return Some(ATTRIBUTION_RULES << 32 | u64::from(self.attribution.lookback_days));
         }
         let job = self.shop_jobs.iter().find(|job| job.table == table);
         job.map(ShopJob::fingerprint)

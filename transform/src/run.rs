@@ -5,12 +5,13 @@
 //! already is passed over. When all are done, the snapshot says so. A run that
 //! dies anywhere leaves the batch unfinished; the next one finishes it.
 //!
-//! A derived table whose checks say stop, and one of a shop's job that fails, is held
+//! A derived table whose checks say stop, and one whose job fails over the data, is held
 //! back: it stays as it was, and takes in what it missed with a later batch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use arrow::error::ArrowError;
 use clickmill_failpoint as failpoint;
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Created, Series, Snapshot};
@@ -18,6 +19,7 @@ use clickmill_lake::landing::LandedObject;
 use clickmill_lake::table::{Change, Committed, Table, spec_in_log};
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::{TABLES, TableSpec};
+use datafusion::common::DataFusionError;
 use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
@@ -345,9 +347,25 @@ async fn run_step(context: &JobContext<'_>, step: &Step<'_>) -> Result<Done, Tra
             break;
         }
         let output = match step.run(context).await {
-            Ok(output) => output,
+            Ok(mut output) => {
+                if context.bounds().take_exceeded() {
+                    output.notices.push(exceeded(step));
+                }
+                output
+            }
             Err(TransformError::ShopJob(error)) => {
-                done.notices.push(held_back(step, &error.to_string()));
+                let advice = "correct the job: it runs again when its text or its inputs changed";
+                done.notices.push(held_back(step, &error.to_string(), advice));
+                done.is_held_back = true;
+                break;
+            }
+            // One table that cannot be made is no reason to have none.
+            Err(TransformError::Job { source, .. })
+                if step.is_derived() && is_over_data(&source) =>
+            {
+                let advice = "this is a defect of clickmill's: report it; the table catches up when \
+                              what it is made from changes";
+                done.notices.push(held_back(step, &source.strip_backtrace(), advice));
                 done.is_held_back = true;
                 break;
             }
@@ -383,14 +401,46 @@ async fn run_step(context: &JobContext<'_>, step: &Step<'_>) -> Result<Done, Tra
     Ok(done)
 }
 
-fn held_back(step: &Step<'_>, problem: &str) -> Notice {
-    let tables: Vec<&str> = step.tables.iter().map(|spec| spec.name).collect();
+/// True where a query failed over the rows that it read, as it will again: a value out of range,
+/// a cast. What fails for want of memory, disk or network is none of these.
+fn is_over_data(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::Execution(_) => true,
+        DataFusionError::ArrowError(error, _) => matches!(
+            **error,
+            ArrowError::CastError(_)
+                | ArrowError::ComputeError(_)
+                | ArrowError::ArithmeticOverflow(_)
+                | ArrowError::DivideByZero
+        ),
+        _ => false,
+    }
+}
+
+fn exceeded(step: &Step<'_>) -> Notice {
     Notice {
         source: step.name.to_owned(),
-        subject: tables.join(", "),
+        subject: tables_of(step),
+        severity: sources::Severity::Problem,
+        problem: "some amounts or numbers of pieces are beyond what a column holds (18 digits, 4 \
+                  of them after the point; 10^12 pieces), and are left out"
+            .to_owned(),
+        advice: "look for absurd prices and quantities in what it is made from".to_owned(),
+    }
+}
+
+fn tables_of(step: &Step<'_>) -> String {
+    let tables: Vec<&str> = step.tables.iter().map(|spec| spec.name).collect();
+    tables.join(", ")
+}
+
+fn held_back(step: &Step<'_>, problem: &str, advice: &str) -> Notice {
+    Notice {
+        source: step.name.to_owned(),
+        subject: tables_of(step),
         severity: sources::Severity::Problem,
         problem: format!("{problem}; the table stays as it was"),
-        advice: "correct the job: it runs again when its text or its inputs changed".to_owned(),
+        advice: advice.to_owned(),
     }
 }
 
@@ -451,5 +501,33 @@ async fn finish(context: &JobContext<'_>, state: State) -> Result<(), TransformE
     failpoint::hit("etl.snapshot_written");
     match created {
         Created::Yes | Created::No => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_rows_are_to_blame_for_holds_a_table_back() {
+        let arrow = |error| DataFusionError::ArrowError(Box::new(error), None);
+        let wrapped = arrow(ArrowError::DivideByZero).context("in a plan");
+        for error in [
+            arrow(ArrowError::CastError("too large".to_owned())),
+            DataFusionError::Execution("out of range".to_owned()),
+            wrapped,
+        ] {
+            assert!(is_over_data(&error), "{error}");
+        }
+        let lost = std::io::Error::other("connection reset");
+        for error in [
+            DataFusionError::ResourcesExhausted("no memory".to_owned()),
+            DataFusionError::IoError(std::io::Error::other("disk full")),
+            DataFusionError::External(Box::new(lost)),
+            arrow(ArrowError::ExternalError("a file ends early".into())),
+            DataFusionError::Internal("a bug".to_owned()),
+        ] {
+            assert!(!is_over_data(&error), "{error}");
+        }
     }
 }

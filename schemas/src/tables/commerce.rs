@@ -150,8 +150,8 @@ pub const ORDERS_ENRICHED: TableSpec = TableSpec {
     doc: "Order rows are the truth; the purchase event and its session are joined to them, within 7 \
           days of the order. `match_status` is `matched`, `currency_mismatch` (the currencies \
           differ), `value_mismatch` (the amounts differ), `order_only` (the tracker missed it) or \
-          `event_only` (no such order).",
-    key: &["order_id"],
+          `event_only` (no such order within 7 days: where there is one beyond, both have a row).",
+    key: &["order_id", "dt"],
     sort: &["order_id"],
     stats: &["order_id", "customer_id", "ordered_at"],
     partitioned: true,

@@ -6,10 +6,10 @@ use super::{Kind, TableSpec, money, optional, required, text};
 pub const CUSTOMER_LTV: TableSpec = TableSpec {
     name: "customer_ltv",
     grain: "a customer",
-    doc: "Lifetime value as of `as_of`, the day of the shop's newest order: the clock has no part in it. \
+    doc: "Lifetime value as of `as_of`, the day of the shop's newest order. \
           Every customer of `customers` and of `orders`; those without an order have no scores. Scores \
           are quintiles from 1 to 5 (best) over the customers with an order; equal values have equal \
-          scores. Revenue is net of refunds, in the orders' currency; what may be of several is summed in the \
+          scores, that of the least of them: where most have ordered once, that is a 1. Revenue is net of refunds, in the orders' currency; what may be of several is summed in the \
           reporting currency beside it. A daily job.",
     key: &["customer_id"],
     sort: &["customer_id"],
@@ -28,6 +28,11 @@ pub const CUSTOMER_LTV: TableSpec = TableSpec {
              paid back; NULL where no cost is known",
         ),
         required("lines_without_cost", Kind::Int64, "Lines that margin leaves out"),
+        optional(
+            "lines_asof_backfilled",
+            Kind::Int64,
+            "Lines ordered before the first export of their product: its first version was taken",
+        ),
         text("currency", "Of the amounts; NULL when there is none or more than one"),
         text("reporting_currency", "ISO 4217, of the amounts below; NULL where none is configured"),
         money("reporting_revenue", "Sum of reporting_net_total; 0 without orders"),
@@ -62,7 +67,11 @@ pub const CUSTOMER_LTV: TableSpec = TableSpec {
         ),
         text("rfm", "The three scores as text: 555 is best"),
         optional("cohort", Kind::Date, "First day of the month of the first order, UTC"),
-        optional("as_of", Kind::Date, "Day of the shop's newest order"),
+        optional(
+            "as_of",
+            Kind::Date,
+            "Day of the shop's newest order; one dated later than a day after the run does not count",
+        ),
     ],
 };
 
@@ -71,7 +80,7 @@ pub const COHORT_RETENTION: TableSpec = TableSpec {
     name: "cohort_retention",
     grain: "a month of first orders and a number of months since",
     doc: "How many customers of a cohort order again, and for how much. Every month from the cohort's own \
-          (age 0) to that of the newest order has a row, also one in which nobody came. Orders without \
+          (age 0) to that of `as_of` in customer_ltv has a row, also one in which nobody came. Orders without \
           a customer are left out. A daily job.",
     key: &["cohort", "age_months"],
     sort: &["cohort", "age_months"],

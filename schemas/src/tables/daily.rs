@@ -6,7 +6,7 @@ use super::{Kind, TableSpec, money, optional, required, text};
 pub const PRODUCT_DAILY: TableSpec = TableSpec {
     name: "product_daily",
     grain: "a product and a day",
-    doc: "Impressions, views and carts from the tracker without bots; orders, units and revenue from \
+    doc: "Impressions, views and carts from the tracker without bots and sessions of bots; orders, units and revenue from \
           the shop's orders. Price and stock are the catalog's as of the end of the day.",
     key: &["product_id", "dt"],
     sort: &["product_id"],
@@ -79,7 +79,8 @@ pub const SEARCH_DAILY: TableSpec = TableSpec {
     doc: "What visitors looked for, what they found, and what came of it; without bots and sessions \
           of bots. A search is followed by what comes in its session before the next search; a purchase \
           counts for every search before it in the session. A search found nothing where its event says \
-          so: `results`, `result_count`, ... of its properties is 0, or its list of products is empty. \
+          so: a number of results in its properties is 0 (`results`, `result_count`, `total_results`, \
+          `nbHits`, ...: see docs/etl.md), or its list of products is empty. \
           One that says neither a number nor products is not among those.",
     key: &["search_query", "dt"],
     sort: &["search_query"],
@@ -109,7 +110,8 @@ pub const FUNNEL_DAILY: TableSpec = TableSpec {
     grain: "a day, a channel and a device class",
     doc: "How far sessions came: view, cart, checkout, purchase; without sessions of bots. Each step \
           counts sessions that reached it, whether or not they went through those before it. A session \
-          counts on the day it starts.",
+          counts on the day it starts; one in which nothing was viewed, searched, put in the cart or \
+          bought (a server's report of a refund) does not.",
     key: &["channel", "device_class", "dt"],
     sort: &["channel", "device_class"],
     stats: &["channel", "device_class"],
@@ -124,7 +126,7 @@ pub const FUNNEL_DAILY: TableSpec = TableSpec {
         required("carts", Kind::Int64, "Sessions that put one in the cart"),
         required("checkouts", Kind::Int64, "Sessions that began the checkout"),
         required("purchases", Kind::Int64, "Sessions that bought"),
-        required("orders", Kind::Int64, "Distinct order ids of their purchases"),
+        required("orders", Kind::Int64, "As in sessions: a repeated purchase does not count"),
         money("revenue", "Revenue of their purchases as tracked, in currency"),
         text("currency", "The currency of revenue; NULL when there is none or more than one"),
         text("reporting_currency", "ISO 4217, of reporting_revenue"),

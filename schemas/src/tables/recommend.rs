@@ -9,7 +9,7 @@ pub const INTERACTIONS: TableSpec = TableSpec {
     doc: "Who was interested in what, and how much: the training set for recommendations. A visitor \
           counts as the customer of the event's user_id, else as the first one that `identity_map` links \
           it with by 7 days after the day; who is none stays a visitor. Purchases are the shop's orders, \
-          the rest comes from the tracker, without bots. `weight` is views + clicks + 3 x wishlists + 5 \
+          the rest comes from the tracker, without bots and sessions of bots. `weight` is views + clicks + 3 x wishlists + 5 \
           x carts + 10 x purchases, each counted up to 10 times. A daily job.",
     key: &["subject_type", "subject_id", "product_id", "dt"],
     sort: &["subject_type", "subject_id", "product_id"],

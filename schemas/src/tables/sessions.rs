@@ -32,8 +32,13 @@ pub const SESSIONS: TableSpec = TableSpec {
         required("add_to_carts", Kind::Int64, "add_to_cart events"),
         required("checkouts", Kind::Int64, "begin_checkout events"),
         required("searches", Kind::Int64, "search events"),
-        required("orders", Kind::Int64, "Distinct order ids of purchase events"),
-        money("revenue", "Revenue of its purchase events, one an order, in currency"),
+        required(
+            "orders",
+            Kind::Int64,
+            "Distinct order ids of purchase events; one that follows another of the same visitor and \
+             order within 24 hours, in whatever session, repeats it and does not count",
+        ),
+        money("revenue", "Revenue of the purchase events that count, in currency"),
         text("currency", "The currency of revenue; NULL when there is none or more than one"),
         text("reporting_currency", "ISO 4217, of reporting_revenue"),
         money(
@@ -48,7 +53,7 @@ pub const SESSIONS: TableSpec = TableSpec {
         required("has_product_view", Kind::Bool, "Funnel: saw a product"),
         required("has_add_to_cart", Kind::Bool, "Funnel: put one in the cart"),
         required("has_checkout", Kind::Bool, "Funnel: began the checkout"),
-        required("has_purchase", Kind::Bool, "Funnel: bought"),
+        required("has_purchase", Kind::Bool, "Funnel: bought; a repeated purchase event is none"),
         text("landing_url", "page_url of its first event that has one"),
         text("landing_path", "page_path likewise"),
         text("exit_path", "page_path of its last event that has one"),
@@ -92,7 +97,8 @@ const LEFT_ITEM: &[Column] = &[
 pub const ABANDONED_CARTS: TableSpec = TableSpec {
     name: "abandoned_carts",
     grain: "a session that left products in its cart",
-    doc: "What was added and not removed, in sessions without a purchase; without bots. A session that \
+    doc: "What was added and not removed, in sessions without a purchase; without bots. What is removed \
+          and was not added in the session counts for nothing. A session that \
           goes on leaves the table when it buys.",
     key: &["session_id"],
     sort: &["visitor_id", "started_at"],

@@ -240,20 +240,22 @@ impl PartitionStream for RawPartition {
             RecordBatchReceiverStream::builder(Arc::clone(&self.schema), CHANNEL_BATCHES);
         let (partition, sender) = (self.clone(), builder.tx());
         builder.spawn(async move {
+            // Handed from object to object: it knows the user agents of those before.
+            let mut columns = EventColumns::new(Arc::clone(&partition.channels));
             for stored in &partition.objects {
                 let bytes = stored.fetch(&partition.lake).await.map_err(external)?;
                 let (tally, sender) = (Arc::clone(&partition.tally), sender.clone());
                 let stored = stored.clone();
-                let columns = EventColumns::new(Arc::clone(&partition.channels));
                 let decoding = tokio::task::spawn_blocking(move || {
-                    decode(&bytes, &stored, columns, &tally, |batch| {
+                    let decoded = decode(&bytes, &stored, &mut columns, &tally, |batch| {
                         sender.blocking_send(Ok(batch)).is_ok()
-                    })
+                    });
+                    (decoded, columns)
                 });
-                match decoding.await {
-                    Ok(decoded) => decoded.map_err(external)?,
-                    Err(error) => return Err(DataFusionError::External(Box::new(error))),
-                }
+                let (decoded, known) =
+                    decoding.await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+                decoded.map_err(external)?;
+                columns = known;
             }
             Ok(())
         });
@@ -286,7 +288,7 @@ async fn fetch(lake: &Lake, object: &LandedObject) -> Result<Bytes, TransformErr
 fn decode(
     bytes: &Bytes,
     stored: &Stored<u32>,
-    mut columns: EventColumns,
+    columns: &mut EventColumns,
     tally: &SharedTally,
     mut send: impl FnMut(RecordBatch) -> bool,
 ) -> Result<(), TransformError> {

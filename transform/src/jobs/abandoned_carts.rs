@@ -19,12 +19,14 @@ const JOB: &str = "abandoned_carts";
 /// Amounts that rates convert, sent on the session's day or the next.
 const AMOUNTS: &str = "SELECT dt, currency FROM held WHERE worth IS NOT NULL";
 
-/// A product is known by its id, else its SKU, else its name.
+/// A product is known by its id, else its SKU, else its name. What is taken out of a cart that
+/// held none was put there in an earlier session: a cart never holds less than nothing, so what
+/// the running sum falls below zero is added back.
 const COMPUTED: &str = "
 WITH moves AS (
   SELECT i.session_id, coalesce(i.product_id, i.sku, i.name) AS product, i.product_id, i.name,
     i.price, i.currency, i.dt, i.event_ts, i.event_id, i.item_index,
-    i.event_name = 'add_to_cart' AS added, coalesce(i.quantity, 1) AS quantity
+    i.event_name = 'add_to_cart' AS added, coalesce(pieces(i.quantity), 1) AS quantity
   FROM event_items i
   JOIN (SELECT session_id FROM sessions WHERE has_add_to_cart AND NOT has_purchase AND NOT is_bot) s
     ON i.session_id = s.session_id
@@ -32,9 +34,15 @@ WITH moves AS (
     AND coalesce(i.product_id, i.sku, i.name) IS NOT NULL
 ),
 changed AS (SELECT session_id, max(event_ts) AS abandoned_at FROM moves GROUP BY session_id),
+counted AS (
+  SELECT *, sum(CASE WHEN added THEN quantity ELSE -quantity END) OVER (
+    PARTITION BY session_id, product ORDER BY event_ts, event_id, item_index
+    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS so_far
+  FROM moves
+),
 lines AS (
   SELECT session_id, product, min(product_id) AS product_id,
-    sum(CASE WHEN added THEN quantity ELSE -quantity END) AS quantity,
+    sum(CASE WHEN added THEN quantity ELSE -quantity END) - least(min(so_far), 0) AS quantity,
     last_value(name ORDER BY event_ts, event_id, item_index)
       FILTER (WHERE added AND name IS NOT NULL) AS name,
     last_value(price ORDER BY event_ts, event_id, item_index)
@@ -43,14 +51,12 @@ lines AS (
       FILTER (WHERE added AND price IS NOT NULL) AS currency,
     last_value(dt ORDER BY event_ts, event_id, item_index)
       FILTER (WHERE added AND price IS NOT NULL) AS priced_on
-  FROM moves GROUP BY session_id, product
-  HAVING sum(CASE WHEN added THEN quantity ELSE -quantity END) > 0
+  FROM counted GROUP BY session_id, product
+  HAVING sum(CASE WHEN added THEN quantity ELSE -quantity END) - least(min(so_far), 0) > 0
 ),
 valued AS (
-  SELECT *, CAST(quantity AS DECIMAL(18,0)) * price AS worth,
-    TRY_CAST(TRY_CAST(CAST(quantity AS DECIMAL(18,0)) * price AS DECIMAL(18,4))
-      * exchange_rate(currency, priced_on) AS DECIMAL(18,4)) AS converted
-  FROM lines
+  SELECT *, TRY_CAST(worth * exchange_rate(currency, priced_on) AS DECIMAL(18,4)) AS converted
+  FROM (SELECT *, money(CAST(pieces(quantity) AS DECIMAL(18,0)) * price) AS worth FROM lines)
 ),
 carts AS (
   SELECT session_id, count(*) AS products, sum(quantity) AS units, sum(worth) AS worth,

@@ -42,7 +42,7 @@ const ORDER_COLUMNS: &str = "order_id, customer_id, ordered_at, net_total, curre
                              match_status, dt";
 const SESSION_COLUMNS: &str = "session_id, visitor_id, started_at, last_channel, last_utm_source, \
                                last_utm_campaign, device_class, is_bot, page_views, product_views, \
-                               searches, add_to_carts, checkouts, orders, dt";
+                               searches, add_to_carts, checkouts, has_purchase, dt";
 const IDENTITY_COLUMNS: &str = "visitor_id, customer_id, status, valid_from, valid_to";
 
 /// `{back}` and `{ahead}` stand for how many days before and after an order its sessions start,
@@ -59,19 +59,31 @@ WHERE CAST(o.dt AS INT) - CAST(s.dt AS INT) BETWEEN -{ahead} AND {back}
 UNION
 SELECT o.dt FROM orders_enriched o JOIN changed_identity i ON o.customer_id = i.customer_id
 WHERE i.status = 'linked'
+  AND CAST(CAST(i.valid_from AS DATE) AS INT) <= CAST(o.dt AS INT) + {identity} + 1
+UNION
+SELECT o.dt FROM orders_enriched o JOIN changed_identity i ON o.visitor_id = i.visitor_id
+WHERE i.status = 'shared'
   AND CAST(CAST(i.valid_from AS DATE) AS INT) <= CAST(o.dt AS INT) + {identity} + 1";
 
-/// One row an order and touch, an order without any once, in the order of the touches.
+/// One row an order and touch, an order without any once, in the order of the touches. Of a shared
+/// device only the session of the order itself is one: who sat there before is not known.
 const TOUCHED: &str = "
 WITH placed AS (
   SELECT o.* FROM orders_enriched o JOIN days d ON o.dt = d.dt WHERE o.match_status <> 'event_only'
 ),
+shared AS (
+  SELECT visitor_id, min(valid_from) AS since FROM identity_map
+  WHERE status = 'shared' AND visitor_id IS NOT NULL GROUP BY visitor_id
+),
 owners AS (
-  SELECT o.order_id, m.visitor_id FROM placed o JOIN identity_map m ON o.customer_id = m.customer_id
+  SELECT o.order_id, m.visitor_id, CAST(NULL AS VARCHAR) AS only_session
+  FROM placed o JOIN identity_map m ON o.customer_id = m.customer_id
   WHERE m.status = 'linked' AND m.valid_from <= o.ordered_at + INTERVAL '{identity} days'
     AND (m.valid_to IS NULL OR m.valid_to > o.ordered_at + INTERVAL '{identity} days')
   UNION
-  SELECT order_id, visitor_id FROM placed WHERE visitor_id IS NOT NULL
+  SELECT o.order_id, o.visitor_id,
+    CASE WHEN m.since <= o.ordered_at + INTERVAL '{identity} days' THEN coalesce(o.session_id, '') END
+  FROM placed o LEFT JOIN shared m ON o.visitor_id = m.visitor_id WHERE o.visitor_id IS NOT NULL
 ),
 touches AS (
   SELECT o.order_id, s.session_id, s.visitor_id, s.started_at AS touched_at,
@@ -81,9 +93,10 @@ touches AS (
   FROM placed o JOIN owners w ON o.order_id = w.order_id
   JOIN sessions s ON s.visitor_id = w.visitor_id
   WHERE NOT s.is_bot
-    AND s.page_views + s.product_views + s.searches + s.add_to_carts + s.checkouts + s.orders > 0
+    AND (s.has_purchase OR s.page_views + s.product_views + s.searches + s.add_to_carts + s.checkouts > 0)
     AND s.started_at >= o.ordered_at - INTERVAL '{lookback} days'
     AND (s.started_at <= o.ordered_at OR s.session_id = o.session_id)
+    AND (w.only_session IS NULL OR s.session_id = w.only_session)
 )
 SELECT o.order_id, o.customer_id, o.ordered_at, o.net_total, o.currency, o.reporting_net_total,
   o.reporting_currency, o.dt, t.session_id,
@@ -172,7 +185,8 @@ async fn affected_days(context: &JobContext<'_>) -> Result<BTreeSet<Date>, Trans
     }
     // Where nobody's identity changed, orders far from what did are not read.
     let mut since = touched_days(&sessions).first().map(|day| day.days() - MATCH_DAYS);
-    let sql = "SELECT CAST(min(valid_from) AS DATE) FROM changed_identity WHERE status = 'linked'";
+    let sql = "SELECT CAST(min(valid_from) AS DATE) FROM changed_identity \
+               WHERE status IN ('linked', 'shared')";
     if let Some(learnt) = dates(&session, JOB, sql).await?.first() {
         let learnt = learnt.days() - IDENTITY_DAYS - 1;
         since = Some(since.map_or(learnt, |since| since.min(learnt)));

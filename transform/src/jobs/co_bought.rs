@@ -12,7 +12,8 @@ const JOB: &str = "co_bought";
 const WINDOW_DAYS: i32 = 365;
 
 /// Lines on 1970-01-01 wait for their order.
-const NEWEST: &str = "SELECT max(dt) FROM order_items WHERE dt > DATE '1970-01-01'";
+const NEWEST: &str = "
+SELECT max(dt) FROM order_items WHERE dt > DATE '1970-01-01' AND dt <= {newest_day}";
 
 /// A product's place is that of its first line.
 const PLACED: &str = "

@@ -11,7 +11,8 @@ const JOB: &str = "co_viewed";
 /// Sessions of so many days, the newest one's included.
 const WINDOW_DAYS: i32 = 90;
 
-const NEWEST: &str = "SELECT max(dt) FROM sessions WHERE NOT is_bot AND has_product_view";
+const NEWEST: &str = "
+SELECT max(dt) FROM sessions WHERE NOT is_bot AND has_product_view AND dt <= {newest_day}";
 
 /// A product's place is that of its first view in the session.
 const PLACED: &str = "

@@ -2,19 +2,20 @@
 
 use clickmill_schemas::tables::{COHORT_RETENTION, ORDERS_ENRICHED};
 
-use super::query::replace_all;
+use super::query::{date_literal, month_of, replace_all};
 use super::{JobContext, Output};
 use crate::TransformError;
 
 const JOB: &str = "cohort_retention";
 
-/// Months count from year 0, so that a difference is an age.
+/// Months count from year 0, so that a difference is an age. An order of a day to come makes no
+/// cohort older.
 const COMPUTED: &str = "
 WITH placed AS (
-  SELECT customer_id, net_total, currency, reporting_net_total, reporting_currency,
-    CAST(date_part('year', ordered_at) * 12 + date_part('month', ordered_at) AS BIGINT) AS month,
-    CAST(date_trunc('month', ordered_at) AS DATE) AS month_day
-  FROM orders_enriched WHERE match_status <> 'event_only'
+  SELECT customer_id, net_total, currency, reporting_net_total, reporting_currency, day,
+    CAST(date_part('year', day) * 12 + date_part('month', day) AS BIGINT) AS month,
+    {month_of} AS month_day
+  FROM (SELECT *, CAST(ordered_at AS DATE) AS day FROM orders_enriched WHERE match_status <> 'event_only')
 ),
 facts AS (SELECT * FROM placed WHERE customer_id IS NOT NULL),
 joined AS (
@@ -43,7 +44,7 @@ active AS (
 ),
 months AS (
   SELECT cohort, customers, unnest(range(0, newest - month + 1)) AS age
-  FROM sizes CROSS JOIN (SELECT max(month) AS newest FROM placed)
+  FROM sizes CROSS JOIN (SELECT max(month) AS newest FROM placed WHERE day <= {newest_day})
 )
 SELECT m.cohort, m.age AS age_months, m.customers, coalesce(a.active, 0) AS active,
   CAST(coalesce(a.active, 0) AS DOUBLE) / CAST(m.customers AS DOUBLE) AS retention,
@@ -60,6 +61,9 @@ JOIN currencies c ON m.cohort = c.cohort
 LEFT JOIN active a ON m.cohort = a.cohort AND m.age = a.age";
 
 pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
-    replace_all(context, JOB, &context.session(), &COHORT_RETENTION, &[&ORDERS_ENRICHED], COMPUTED)
+    let sql = COMPUTED
+        .replace("{month_of}", &month_of("day"))
+        .replace("{newest_day}", &date_literal(context.newest_day()));
+    replace_all(context, JOB, &context.session(), &COHORT_RETENTION, &[&ORDERS_ENRICHED], &sql)
         .await
 }

@@ -13,6 +13,7 @@ use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, Memory
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::bounds::Bounds;
 use crate::TransformError;
 use crate::batch::{Batch, DEFINITION};
 use crate::quality::{Outcome, Outcomes};
@@ -35,6 +36,8 @@ pub struct JobContext<'a> {
     seen: Mutex<HashMap<&'static str, Table>>,
     /// What checks found so far.
     outcomes: Mutex<Outcomes>,
+    /// What the columns of amounts and units can hold.
+    bounds: Bounds,
 }
 
 impl<'a> JobContext<'a> {
@@ -66,6 +69,7 @@ impl<'a> JobContext<'a> {
             runtime,
             seen: Mutex::default(),
             outcomes: Mutex::default(),
+            bounds: Bounds::default(),
         })
     }
 
@@ -80,7 +84,20 @@ impl<'a> JobContext<'a> {
         // The tables are Utf8; views would be copied back at every write.
         options.execution.parquet.schema_force_view_types = false;
         options.sql_parser.map_string_types_to_utf8view = false;
-        SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime))
+        let session = SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime));
+        self.bounds.register(&session);
+        session
+    }
+
+    /// What the columns of amounts and units can hold.
+    pub(crate) fn bounds(&self) -> &Bounds {
+        &self.bounds
+    }
+
+    /// The last day that counts as past or present: the one after the batch's, for clocks and
+    /// zones that are ahead. Rows of later days stay, but no window ends with them.
+    pub(crate) fn newest_day(&self) -> Date {
+        Date::from_days(self.batch.created_at.date().days() + 1)
     }
 
     /// A table as it was before the batch; `None` where it did not exist.

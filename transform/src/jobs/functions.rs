@@ -13,15 +13,24 @@ use datafusion::prelude::SessionContext;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-/// Names under which trackers send how many results a search had.
+/// Names under which trackers send how many results a search had, as [`plain`] spells them, in
+/// the order in which they are asked.
 const RESULT_COUNTS: &[&str] = &[
     "results",
-    "result_count",
-    "results_count",
-    "number_of_results",
-    "num_results",
-    "total_results",
-    "search_results",
+    "resultcount",
+    "resultscount",
+    "numberofresults",
+    "numresults",
+    "totalresults",
+    "searchresults",
+    "searchresultscount",
+    "resultsfound",
+    "nbhits",
+    "numhits",
+    "hits",
+    "hitscount",
+    "totalhits",
+    "numfound",
 ];
 /// Names under which trackers send the results themselves. Those that fit are in the event's
 /// items; a list without any stays here.
@@ -93,8 +102,15 @@ fn result_count(properties: &str) -> Option<i64> {
         Value::Array(list) => i64::try_from(list.len()).ok(),
         _ => None,
     };
-    let names = RESULT_COUNTS.iter().chain(RESULT_LISTS);
-    names.filter_map(|name| properties.get(*name)).find_map(count)
+    let sent: Vec<(String, i64)> =
+        properties.iter().filter_map(|(name, value)| Some((plain(name), count(value)?))).collect();
+    let of = |wanted: &&str| sent.iter().find(|(name, _)| name == *wanted).map(|(_, count)| *count);
+    RESULT_COUNTS.iter().chain(RESULT_LISTS).find_map(of)
+}
+
+/// A name without the marks between its words: `total_results`, `totalResults`, `Total Results`.
+fn plain(name: &str) -> String {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect()
 }
 
 /// The hash of a mail address, at the top or among `traits`: as sent, in lower
@@ -127,6 +143,11 @@ mod tests {
             (r#"{"products":[]}"#, Some(0)),
             (r#"{"products":[],"total_results":"40"}"#, Some(40)),
             (r#"{"items":[{}]}"#, Some(1)),
+            (r#"{"totalResults":0}"#, Some(0)),
+            (r#"{"Number of Results":"7","items":[]}"#, Some(7)),
+            (r#"{"nbHits":3}"#, Some(3)),
+            (r#"{"hits":[]}"#, Some(0)),
+            (r#"{"total":0}"#, None),
             (r#"{"products":null,"results":true}"#, None),
             (r#"{"query":"results"}"#, None),
             ("[0]", None),

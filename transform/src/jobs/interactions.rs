@@ -1,4 +1,4 @@
-//! `event_items` + `order_items` + `orders_enriched` + `identity_map` -> `interactions`.
+//! `event_items` + `sessions` + `order_items` + `orders_enriched` + `identity_map` -> `interactions`.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use clickmill_schemas::tables::{
 
 use super::context::{files_in, table_of, touched_days};
 use super::query::{dates, register_changed, register_days, replace_differing_days};
-use super::{JobContext, Output};
+use super::{JobContext, Output, paced};
 use crate::TransformError;
 
 const JOB: &str = "interactions";
@@ -31,7 +31,8 @@ WHERE i.status = 'linked'
 const COMPUTED: &str = "
 WITH active AS (
   SELECT visitor_id, user_id, product_id, event_name, e.dt FROM event_items e JOIN days d ON e.dt = d.dt
-  WHERE NOT is_bot AND product_id IS NOT NULL AND coalesce(user_id, visitor_id) IS NOT NULL
+  WHERE NOT is_bot AND NOT EXISTS (SELECT 1 FROM paced p WHERE p.session_id = e.session_id)
+    AND product_id IS NOT NULL AND coalesce(user_id, visitor_id) IS NOT NULL
     AND event_name IN ('product_view', 'product_click', 'add_to_wishlist', 'add_to_cart')
 ),
 owners AS (
@@ -39,27 +40,28 @@ owners AS (
       ORDER BY m.valid_from, m.method = 'joined', m.customer_id) AS nth
   FROM (SELECT DISTINCT visitor_id, dt FROM active) a JOIN identity_map m ON a.visitor_id = m.visitor_id
   WHERE m.status = 'linked'
-    AND m.valid_from < CAST(a.dt AS TIMESTAMP) + INTERVAL '{identity} days'
-    AND (m.valid_to IS NULL OR m.valid_to >= CAST(a.dt AS TIMESTAMP) + INTERVAL '{identity} days')
+    AND CAST(CAST(m.valid_from AS DATE) AS INT) < CAST(a.dt AS INT) + {identity}
+    AND (m.valid_to IS NULL OR CAST(CAST(m.valid_to AS DATE) AS INT) >= CAST(a.dt AS INT) + {identity})
 ),
 facts AS (
   SELECT CASE WHEN coalesce(a.user_id, o.customer_id) IS NULL THEN 'visitor' ELSE 'customer' END AS subject_type,
     coalesce(a.user_id, o.customer_id, a.visitor_id) AS subject_id, a.product_id, a.dt, a.event_name,
     CAST(NULL AS VARCHAR) AS order_id, CAST(NULL AS BIGINT) AS units,
-    CAST(NULL AS DECIMAL(38,4)) AS revenue, CAST(NULL AS VARCHAR) AS currency,
+    CAST(NULL AS DECIMAL(18,4)) AS revenue, CAST(NULL AS VARCHAR) AS currency,
     CAST(NULL AS DECIMAL(18,10)) AS exchange_rate, CAST(NULL AS VARCHAR) AS reporting_currency
   FROM active a LEFT JOIN owners o ON a.visitor_id = o.visitor_id AND a.dt = o.dt AND o.nth = 1
   UNION ALL
   SELECT CASE WHEN o.customer_id IS NULL THEN 'visitor' ELSE 'customer' END,
-    coalesce(o.customer_id, o.visitor_id), i.product_id, i.dt, CAST(NULL AS VARCHAR), i.order_id, i.quantity,
-    CAST(i.quantity AS DECIMAL(18,0)) * i.unit_price - coalesce(i.discount, CAST(0 AS DECIMAL(18,4))),
+    coalesce(o.customer_id, o.visitor_id), i.product_id, i.dt, CAST(NULL AS VARCHAR), i.order_id, pieces(i.quantity),
+    money(CAST(pieces(i.quantity) AS DECIMAL(18,0)) * i.unit_price
+      - coalesce(i.discount, CAST(0 AS DECIMAL(18,4)))),
     o.currency, o.exchange_rate, o.reporting_currency
   FROM order_items i JOIN days d ON i.dt = d.dt
   JOIN orders_enriched o ON i.order_id = o.order_id AND i.dt = o.dt AND o.match_status <> 'event_only'
   WHERE i.product_id IS NOT NULL AND i.quantity > 0 AND coalesce(o.customer_id, o.visitor_id) IS NOT NULL
 ),
 converted AS (
-  SELECT *, TRY_CAST(TRY_CAST(revenue AS DECIMAL(18,4)) * exchange_rate AS DECIMAL(18,4)) AS converted FROM facts
+  SELECT *, TRY_CAST(revenue * exchange_rate AS DECIMAL(18,4)) AS converted FROM facts
 ),
 summed_in AS (
   SELECT subject_type, subject_id, product_id, dt, order_id,
@@ -93,6 +95,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
         days.extend(touched_days(&context.change_of(upstream, &INTERACTIONS).await?));
     }
     days.extend(identity_days(context).await?);
+    days.extend(paced::changed_days(context, JOB, &INTERACTIONS).await?);
     // Lines that wait for their order have no day yet.
     days.remove(&Date::from_days(0));
     let table = context.current(&INTERACTIONS).await?;
@@ -116,6 +119,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
         session
             .register_table("identity_map", table_of(&IDENTITY_MAP, identities))
             .map_err(TransformError::job(JOB))?;
+        paced::register(context, JOB, &session, &days).await?;
         register_days(&session, JOB, "days", &days)?;
         let done = replace_differing_days(context, JOB, &session, &table, &days, &sql).await?;
         change.adds.extend(done.adds);

@@ -6,6 +6,7 @@
 
 mod abandoned_carts;
 mod attribution;
+mod bounds;
 mod category_daily;
 mod co_bought;
 mod co_viewed;
@@ -23,6 +24,7 @@ mod ingest;
 mod interactions;
 mod once;
 mod orders_enriched;
+mod paced;
 mod pairs;
 mod product_daily;
 mod products;
@@ -159,7 +161,7 @@ pub const JOBS: &[Job] = &[
     Job {
         name: "product_daily",
         tables: &["product_daily"],
-        upstream: &["event_items", "order_items", "orders_enriched", "products"],
+        upstream: &["event_items", "sessions", "order_items", "orders_enriched", "products"],
         pace: Pace::Batch,
         run: |context| Box::pin(product_daily::run(context)),
     },
@@ -236,7 +238,7 @@ pub const JOBS: &[Job] = &[
     Job {
         name: "interactions",
         tables: &["interactions"],
-        upstream: &["event_items", "order_items", "orders_enriched", "identity_map"],
+        upstream: &["event_items", "sessions", "order_items", "orders_enriched", "identity_map"],
         pace: Pace::Daily,
         run: |context| Box::pin(interactions::run(context)),
     },

@@ -26,7 +26,7 @@ use futures::StreamExt as _;
 use super::JobContext;
 use super::context::table_of;
 use super::once;
-use super::query::{Spread, dates, write};
+use super::query::{Spread, date_literal, dates, write};
 use super::statements::materialize;
 use crate::TransformError;
 
@@ -79,7 +79,7 @@ pub struct Names {
 }
 
 /// The files of a table within `days` of the newest of its partitions that holds rows of
-/// interest, as `newest` (a query of a date) says.
+/// interest, as `newest` (a query of a date, `{newest_day}` stands for the last that counts) says.
 ///
 /// # Errors
 /// [`TransformError`].
@@ -93,7 +93,8 @@ pub async fn recent_files(
     let session = context.session();
     let all = table_of(table.spec(), table.files().to_vec());
     session.register_table(table.spec().name, all).map_err(TransformError::job(job))?;
-    let newest = dates(&session, job, newest).await?;
+    let newest = newest.replace("{newest_day}", &date_literal(context.newest_day()));
+    let newest = dates(&session, job, &newest).await?;
     let from = newest.first().map(|newest| newest.days() - days);
     let is_recent = |file: &&DataFile| from.is_some() && file.dt.map(Date::days) > from;
     Ok(table.files().iter().filter(is_recent).cloned().collect())

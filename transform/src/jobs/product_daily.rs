@@ -1,4 +1,4 @@
-//! `event_items` + `order_items` + `orders_enriched` + `products` -> `product_daily`.
+//! `event_items` + `sessions` + `order_items` + `orders_enriched` + `products` -> `product_daily`.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use clickmill_schemas::tables::{
 
 use super::context::{files_in, table_of, touched_days};
 use super::query::{Spread, dates, register_changed, register_days, replace_days};
-use super::{JobContext, Output};
+use super::{JobContext, Output, paced};
 use crate::TransformError;
 
 const JOB: &str = "product_daily";
@@ -47,7 +47,9 @@ WITH seen_by AS (
     count(*) FILTER (WHERE event_name = 'product_view') AS views,
     count(*) FILTER (WHERE event_name = 'add_to_cart') AS carts,
     min(category) AS sent_category, min(name) AS sent_name, min(brand) AS sent_brand
-  FROM event_items WHERE product_id IS NOT NULL AND NOT is_bot GROUP BY product_id, dt, visitor_id
+  FROM event_items i WHERE product_id IS NOT NULL AND NOT is_bot
+    AND NOT EXISTS (SELECT 1 FROM paced p WHERE p.session_id = i.session_id)
+  GROUP BY product_id, dt, visitor_id
 ),
 seen AS (
   SELECT product_id, dt, sum(impressions) AS impressions, sum(clicks) AS clicks, sum(views) AS views,
@@ -56,14 +58,15 @@ seen AS (
   FROM seen_by GROUP BY product_id, dt
 ),
 lines AS (
-  SELECT i.product_id, i.dt, i.order_id, i.quantity, o.currency, o.exchange_rate, o.reporting_currency,
-    CAST(i.quantity AS DECIMAL(18,0)) * i.unit_price - coalesce(i.discount, CAST(0 AS DECIMAL(18,4))) AS amount
+  SELECT i.product_id, i.dt, i.order_id, pieces(i.quantity) AS quantity, o.currency, o.exchange_rate, o.reporting_currency,
+    money(CAST(pieces(i.quantity) AS DECIMAL(18,0)) * i.unit_price
+      - coalesce(i.discount, CAST(0 AS DECIMAL(18,4)))) AS amount
   FROM order_items i LEFT JOIN orders_enriched o
     ON i.order_id = o.order_id AND i.dt = o.dt AND o.match_status <> 'event_only'
   WHERE i.product_id IS NOT NULL AND i.dt > DATE '1970-01-01'
 ),
 converted AS (
-  SELECT *, TRY_CAST(TRY_CAST(amount AS DECIMAL(18,4)) * exchange_rate AS DECIMAL(18,4)) AS converted FROM lines
+  SELECT *, TRY_CAST(amount * exchange_rate AS DECIMAL(18,4)) AS converted FROM lines
 ),
 sold_in AS (
   SELECT product_id, dt, order_id, bool_or(quantity > 0) AS is_sold,
@@ -119,6 +122,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     }
     days.extend(catalog_days(context).await?);
     days.extend(order_days(context).await?);
+    days.extend(paced::changed_days(context, JOB, &PRODUCT_DAILY).await?);
     if days.is_empty() {
         return Ok(output);
     }
@@ -133,6 +137,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     }
     let products = context.current(&PRODUCTS).await?.files().to_vec();
     session.register_table("products", table_of(&PRODUCTS, products)).map_err(&fail)?;
+    paced::register(context, JOB, &session, &days).await?;
     register_days(&session, JOB, "days", &days)?;
     let change = replace_days(context, JOB, &session, &daily, &days, COMPUTED, Spread::One).await?;
     output.counts.insert("product_daily", change.adds.iter().map(|file| file.rows).sum());

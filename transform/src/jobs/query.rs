@@ -7,7 +7,7 @@ use arrow::array::{AsArray, BooleanArray, Date32Array, RecordBatch};
 use arrow::compute::SortOptions;
 use arrow::datatypes::{DataType, Date32Type, Field, Schema};
 use arrow::row::{OwnedRow, RowConverter, SortField};
-use clickmill_lake::schema::arrow_schema;
+use clickmill_lake::schema::{MONEY, arrow_schema};
 use clickmill_lake::table::{Change, DataFile, PartitionWriter, Sorted, Table};
 use clickmill_schemas::Date;
 use clickmill_schemas::tables::{PARTITION_COLUMN, TableSpec};
@@ -53,6 +53,19 @@ pub fn register_days(
     let table = MemTable::try_new(schema, vec![vec![batch]]).map_err(TransformError::job(job))?;
     session.register_table(name, Arc::new(table)).map_err(TransformError::job(job))?;
     Ok(())
+}
+
+/// The first day of the month of a date, in SQL. `date_trunc` goes through nanoseconds, which
+/// neither 0001-01-01 nor 9999-12-31 fits.
+pub fn month_of(day: &str) -> String {
+    format!(
+        "make_date(CAST(date_part('year', {day}) AS INT), CAST(date_part('month', {day}) AS INT), 1)"
+    )
+}
+
+/// A date in SQL.
+pub fn date_literal(day: Date) -> String {
+    format!("DATE '{day}'")
 }
 
 /// The dates in the first column of a query.
@@ -139,9 +152,9 @@ pub async fn replace_differing_rows(
         let adds = write(context, job, table.spec(), rows, Spread::One).await?;
         return Ok(Change { adds, removes: held });
     }
-    let new = in_columns(table.spec(), rows)?.collect().await.map_err(&fail)?;
+    let new = in_columns(context, table.spec(), rows)?.collect().await.map_err(&fail)?;
     let old = session.read_table(table_of(table.spec(), held)).map_err(&fail)?;
-    let old = in_columns(table.spec(), old)?.collect().await.map_err(&fail)?;
+    let old = in_columns(context, table.spec(), old)?.collect().await.map_err(&fail)?;
     let (new_days, old_days) = (rows_by_day(table.spec(), &new)?, rows_by_day(table.spec(), &old)?);
     let differs = |day: &&Date| new_days.get(*day) != old_days.get(*day);
     let differing: BTreeSet<Date> =
@@ -174,6 +187,7 @@ pub async fn replace_differing_rows(
 /// # Errors
 /// [`TransformError`].
 pub async fn same_rows(
+    context: &JobContext<'_>,
     spec: &'static TableSpec,
     one: DataFrame,
     other: DataFrame,
@@ -183,7 +197,7 @@ pub async fn same_rows(
     let converter = RowConverter::new(fields.collect())?;
     let mut sides: Vec<Vec<OwnedRow>> = Vec::new();
     for rows in [one, other] {
-        let batches = in_columns(spec, rows)?.collect().await;
+        let batches = in_columns(context, spec, rows)?.collect().await;
         let mut side = Vec::new();
         for batch in &batches.map_err(TransformError::job(spec.name))? {
             side.extend(converter.convert_columns(batch.columns())?.iter().map(|row| row.owned()));
@@ -262,7 +276,7 @@ pub async fn write(
 ) -> Result<Vec<DataFile>, TransformError> {
     let fail = TransformError::job(job);
     let session = context.session();
-    let plan = in_columns(spec, rows)?.create_physical_plan().await.map_err(&fail)?;
+    let plan = in_columns(context, spec, rows)?.create_physical_plan().await.map_err(&fail)?;
     let plan: Arc<dyn ExecutionPlan> = match spread {
         Spread::Many => plan,
         Spread::One if plan.output_partitioning().partition_count() == 1 => plan,
@@ -287,19 +301,27 @@ pub async fn write(
     Ok(files)
 }
 
-/// The columns of a table, each cast to its type where it has another.
-fn in_columns(spec: &'static TableSpec, rows: DataFrame) -> Result<DataFrame, TransformError> {
+/// The columns of a table, each cast to its type where it has another. A sum that an amount's
+/// column cannot hold is NULL, and the run tells it.
+fn in_columns(
+    context: &JobContext<'_>,
+    spec: &'static TableSpec,
+    rows: DataFrame,
+) -> Result<DataFrame, TransformError> {
     let schema = arrow_schema(spec);
     let columns: Vec<Expr> = schema
         .fields()
         .iter()
         .map(|field| {
-            let same = rows
-                .schema()
-                .field_with_unqualified_name(field.name())
-                .is_ok_and(|found| found.data_type() == field.data_type());
+            let found = rows.schema().field_with_unqualified_name(field.name());
             let column = col(format!("\"{}\"", field.name()));
-            if same { column } else { cast(column, field.data_type().clone()).alias(field.name()) }
+            match found.ok().map(|found| found.data_type()) {
+                Some(found) if found == field.data_type() => column,
+                Some(DataType::Decimal128(..)) if *field.data_type() == MONEY => {
+                    context.bounds().money().call(vec![column]).alias(field.name())
+                }
+                _ => cast(column, field.data_type().clone()).alias(field.name()),
+            }
         })
         .collect();
     rows.select(columns).map_err(TransformError::job(spec.name))

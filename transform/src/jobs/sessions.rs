@@ -3,6 +3,9 @@
 //! A session belongs to the day it starts on. Days on which a touched session
 //! starts, or started before, are computed again from that day and the next.
 //!
+//! A purchase is counted once, however often a browser reports it: one that follows another
+//! of the same visitor and order within [`REPEAT_HOURS`] is a page of thanks that was loaded again.
+//!
 //! A session is a bot's where one of its events is, or where it shows
 //! [`RATE_VIEWS`] views of one kind within [`RATE_WINDOW_SECONDS`]: nobody reads that fast,
 //! and a browser that restores its tabs stays below it.
@@ -23,10 +26,14 @@ use clickmill_lake::table::Change;
 
 const JOB: &str = "sessions";
 
+const MICROS_PER_HOUR: i64 = 60 * 60 * 1_000_000;
 /// So many page views, screen views or product views ...
 const RATE_VIEWS: u32 = 30;
 /// ... within less than this are no person's.
 const RATE_WINDOW_SECONDS: u32 = 60;
+
+/// See the module's comment; no more than [`LOOKBACK_DAYS`] have.
+const REPEAT_HOURS: i64 = 24;
 
 /// Amounts that rates convert, of a purchase on the session's day or the next.
 const AMOUNTS: &str = "SELECT dt, currency FROM held WHERE revenue IS NOT NULL";
@@ -37,11 +44,19 @@ SELECT DISTINCT dt FROM (
   JOIN (SELECT DISTINCT session_id FROM changed) c ON e.session_id = c.session_id
   GROUP BY e.session_id HAVING min(e.session_seq) = 1)";
 
+/// Sessions with a purchase that one of the changed ones precedes: what it counts for may change.
+const BOUGHT_AFTER: &str = "
+SELECT DISTINCT CAST(f.event_ts AS DATE) AS dt
+FROM changed c JOIN events e ON c.visitor_id = e.visitor_id AND c.order_id = e.order_id
+JOIN events f ON e.session_id = f.session_id
+WHERE c.event_name = 'purchase' AND e.event_name = 'purchase' AND f.session_seq = 1
+  AND CAST(e.event_ts AS BIGINT) - CAST(c.event_ts AS BIGINT) BETWEEN 0 AND {repeat}";
+
 const STARTED_BEFORE: &str = "
 SELECT DISTINCT s.dt FROM sessions s
 JOIN (SELECT DISTINCT session_id FROM changed) c ON s.session_id = c.session_id";
 
-/// `{before}` and `{window}` stand for [`RATE_VIEWS`] less one, and the window in microseconds.
+/// `{repeat}` stands for [`REPEAT_HOURS`] in microseconds, `{before}` and `{window}` for [`RATE_VIEWS`] less one, and the window in microseconds.
 /// Few sessions have as many events at all: only theirs are looked at.
 const COMPUTED: &str = "
 WITH paced AS (
@@ -64,7 +79,9 @@ steps AS (
 ),
 bought AS (
   SELECT session_id, count(order_id) AS orders, sum(revenue) AS revenue,
-    CASE WHEN min(currency) = max(currency) THEN min(currency) END AS currency,
+    CASE WHEN min(currency) = max(currency)
+           AND count(*) FILTER (WHERE revenue IS NOT NULL AND currency IS NULL) = 0
+         THEN min(currency) END AS currency,
     CASE WHEN count(revenue) > 0 THEN {reporting} END AS reporting_currency,
     sum(converted) AS reporting_revenue,
     CASE WHEN count(revenue) > 0 AND {reporting} IS NOT NULL THEN count(revenue) - count(converted)
@@ -74,10 +91,10 @@ bought AS (
       TRY_CAST(revenue * exchange_rate(currency, dt) AS DECIMAL(18,4)) AS converted
     FROM (
       SELECT session_id, order_id, coalesce(revenue, total) AS revenue, currency, dt,
-        row_number() OVER (PARTITION BY session_id, coalesce(order_id, event_id)
-                           ORDER BY session_seq) AS copy
-      FROM events WHERE event_name = 'purchase' AND session_id IS NOT NULL)
-    WHERE copy = 1)
+        CAST(event_ts AS BIGINT) - CAST(lag(event_ts)
+          OVER (PARTITION BY visitor_id, is_bot, order_id ORDER BY event_ts, event_id, app_id) AS BIGINT) AS since
+      FROM purchasing WHERE event_name = 'purchase' AND session_id IS NOT NULL)
+    WHERE order_id IS NULL OR since IS NULL OR since > {repeat})
   GROUP BY session_id
 ),
 summed AS (
@@ -120,7 +137,7 @@ SELECT s.*,
   coalesce(b.orders, 0) AS orders, b.revenue, b.currency, b.reporting_currency, b.reporting_revenue,
   b.unconverted,
   product_views > 0 AS has_product_view, add_to_carts > 0 AS has_add_to_cart,
-  checkouts > 0 AS has_checkout, purchases > 0 AS has_purchase,
+  checkouts > 0 AS has_checkout, b.session_id IS NOT NULL AS has_purchase,
   coalesce(marked_channel, channel) AS last_channel,
   has_bot OR p.session_id IS NOT NULL AS is_bot,
   CASE WHEN has_bot THEN event_reason WHEN p.session_id IS NOT NULL THEN 'rate' END AS bot_reason, d.dt
@@ -146,13 +163,16 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     };
     days.extend(revalued);
     let session = context.session();
-    let files = files_in(&events, &widened(&days, 0, 1));
-    session.register_table("events", table_of(&EVENTS, files)).map_err(&fail)?;
+    for (name, back) in [("events", 0), ("purchasing", LOOKBACK_DAYS)] {
+        let files = files_in(&events, &widened(&days, back, LOOKBACK_DAYS));
+        session.register_table(name, table_of(&EVENTS, files)).map_err(&fail)?;
+    }
     register_days(&session, JOB, "days", &days)?;
     let exchange = Arc::new(Exchange::now(context).await?);
     exchange.register(&session);
     let sql = exchange
         .in_sql(COMPUTED)
+        .replace("{repeat}", &(REPEAT_HOURS * MICROS_PER_HOUR).to_string())
         .replace("{before}", &(RATE_VIEWS - 1).to_string())
         .replace("{window}", &(i64::from(RATE_WINDOW_SECONDS) * 1_000_000).to_string());
     let change = replace_days(context, JOB, &session, &sessions, &days, &sql, Spread::Many).await?;
@@ -177,7 +197,10 @@ async fn start_days(
     ] {
         session.register_table(name, table_of(spec, files)).map_err(&fail)?;
     }
-    let mut days = dates(&session, JOB, STARTS_NOW).await?;
-    days.extend(dates(&session, JOB, STARTED_BEFORE).await?);
+    let after = BOUGHT_AFTER.replace("{repeat}", &(REPEAT_HOURS * MICROS_PER_HOUR).to_string());
+    let mut days = BTreeSet::new();
+    for sql in [STARTS_NOW, STARTED_BEFORE, &after] {
+        days.extend(dates(&session, JOB, sql).await?);
+    }
     Ok(days)
 }

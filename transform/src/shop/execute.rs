@@ -104,7 +104,7 @@ async fn full(context: &JobContext<'_>, one: &Compiled) -> Result<Change, Transf
         days.extend(table.days());
         return replace_differing_rows(context, one.name, &session, &table, &days, rows).await;
     }
-    if is_same(one, &session, &table, &rows).await? {
+    if is_same(context, one, &session, &table, &rows).await? {
         return Ok(Change::default());
     }
     let adds = write(context, one.name, one.spec, rows, Spread::One).await?;
@@ -113,6 +113,7 @@ async fn full(context: &JobContext<'_>, one: &Compiled) -> Result<Change, Transf
 
 /// True where the table has these rows already.
 async fn is_same(
+    context: &JobContext<'_>,
     one: &Compiled,
     session: &SessionContext,
     table: &Table,
@@ -123,7 +124,7 @@ async fn is_same(
     }
     let fail = TransformError::job(one.name);
     let held = session.read_table(table_of(one.spec, table.files().to_vec())).map_err(&fail)?;
-    same_rows(one.spec, rows.clone(), held).await
+    same_rows(context, one.spec, rows.clone(), held).await
 }
 
 async fn replace_partitions(

@@ -161,6 +161,107 @@ async fn a_shared_device_is_reported_and_joins_nobody() {
 }
 
 #[tokio::test]
+async fn of_a_shared_device_only_the_order_s_own_session_led_to_it() {
+    let mut shop = Shop::new().await;
+    let customers = ["c0", "c1", "c2"];
+    let mut events = vec![from(view("mail", "kiosk", "2026-03-09T09:00:00Z"), "email")];
+    for (n, customer) in customers.iter().enumerate() {
+        let time = format!("2026-03-09T1{n}:00:00Z");
+        events.push(login(&format!("e{n}"), "kiosk", &time, customer));
+    }
+    events.push(purchase("buy", "kiosk", "2026-03-10T10:00:00Z", "o1"));
+    shop.land(&events).await;
+    shop.export(
+        "orders",
+        "20260312T000000",
+        "order_id,customer_id,ordered_at,total\no1,c0,2026-03-10T10:00:00Z,10\n",
+    );
+    shop.run().await;
+    let touches = format!("{CREDITS} WHERE model = 'last_non_direct'");
+    assert_eq!(shop.sql(&touches).await, ["o1|last_non_direct|1|email|kiosk|1.0000|10.0000"]);
+    // A fourth customer, within a week of the order: whose the visit by mail was is not known.
+    shop.land(&[login("e3", "kiosk", "2026-03-11T10:00:00Z", "c3")]).await;
+    shop.run().await;
+    assert_eq!(shop.sql(&touches).await, ["o1|last_non_direct|1|direct|kiosk|1.0000|10.0000"]);
+}
+
+#[tokio::test]
+async fn who_ordered_once_like_most_is_not_among_the_best() {
+    let shop = Shop::new().await;
+    let mut orders = "order_id,customer_id,ordered_at,total\n".to_owned();
+    for customer in 0..20 {
+        for order in 0..if customer < 3 { 2 } else { 1 } {
+            let day = 1 + customer;
+            orders += &format!(
+                "o{customer}-{order},c{customer:02},2026-03-{day:02}T10:00:00Z,{}\n",
+                1 + customer
+            );
+        }
+    }
+    shop.export("orders", "20260401T000000", &orders);
+    shop.run().await;
+    // 3 of 20 came back. Four days make a fifth of the recency.
+    assert_eq!(
+        shop.sql("SELECT frequency, count(*) FROM customer_ltv GROUP BY 1 ORDER BY 1").await,
+        ["1|17", "5|3"]
+    );
+    assert_eq!(
+        shop.sql(
+            "SELECT recency, count(*), min(customer_id) FROM customer_ltv GROUP BY 1 ORDER BY 1"
+        )
+        .await,
+        ["1|4|c00", "2|4|c04", "3|4|c08", "4|4|c12", "5|4|c16"]
+    );
+}
+
+#[tokio::test]
+async fn lines_that_the_margin_leaves_out_are_counted() {
+    let shop = Shop::new().await;
+    shop.export("products", "20260310T120000", "product_id,price,cost\np1,5,1\np2,5,\n");
+    let order = "order_id,customer_id,ordered_at,total\no1,c1,2026-03-10T10:00:00Z,10\n";
+    shop.export("orders", "20260312T000000", order);
+    shop.export(
+        "order_items",
+        "20260312T000000",
+        "order_id,line,product_id,quantity,unit_price\no1,1,p1,1,5\no1,2,p1,1,\no1,3,p2,1,5\n",
+    );
+    shop.run().await;
+    assert_eq!(
+        shop.sql("SELECT margin, lines_without_cost, lines_asof_backfilled FROM customer_ltv")
+            .await,
+        ["4.0000|2|3"]
+    );
+}
+
+#[tokio::test]
+async fn what_a_session_too_fast_for_anybody_looked_at_counts_for_no_product() {
+    let mut shop = Shop::new().await;
+    let views = |visitor: &'static str, range: std::ops::Range<u64>| {
+        let looked = range.map(move |n| {
+            let began = at("2026-03-10T23:59:31Z");
+            let time = began.saturating_add(std::time::Duration::from_secs(n));
+            let mut event = view(&format!("{visitor}{n}"), visitor, &time.to_string());
+            event.event_name = "product_view".into();
+            event.items = vec![item(1, 1)];
+            event
+        });
+        looked.collect::<Vec<_>>()
+    };
+    let facts = "SELECT dt, views, viewers FROM product_daily";
+    let training = "SELECT dt, subject_id, views FROM interactions";
+    let other_day = view("z", "z", "2026-03-08T10:00:00Z");
+    shop.land(&[views("fast", 0..29), views("slow", 0..2), vec![other_day]].concat()).await;
+    shop.run().await;
+    assert_eq!(shop.sql(facts).await, ["2026-03-10|31|2"]);
+    // Its thirtieth look, past midnight, shows what it is.
+    shop.land(&views("fast", 29..40)).await;
+    shop.run().await;
+    assert_eq!(shop.sql(facts).await, ["2026-03-10|2|1"]);
+    assert_eq!(shop.sql(training).await, ["2026-03-10|slow|2"]);
+    assert_eq!(shop.sql("SELECT sum(views) FROM category_daily").await, ["2"]);
+}
+
+#[tokio::test]
 async fn a_mail_address_links_a_visitor_to_the_customer_who_has_it() {
     let mut shop = Shop::new().await;
     let mut signed_up = view("a", "v", "2026-03-10T10:00:00Z");

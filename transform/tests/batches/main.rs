@@ -3,6 +3,7 @@
 // A test fails by panicking, in its helpers, too; random histories are nested lists.
 #![allow(clippy::expect_used, clippy::unwrap_used, clippy::type_complexity)]
 
+mod absurd;
 mod columns;
 mod currency;
 mod events;

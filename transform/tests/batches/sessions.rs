@@ -1,6 +1,6 @@
 //! Sessions and what is configured of them: bots apart, another gap, another lookback.
 
-use super::support::history::BOT;
+use super::support::history::{BOT, item};
 use super::support::shop::Shop;
 use super::{orders_csv, purchase, view};
 use clickmill_schemas::Event;
@@ -115,4 +115,84 @@ async fn another_lookback_attributes_every_order_anew() {
     shop.run().await;
     assert_eq!(shop.sql(touches).await, ["o1|2", "o2|2"]);
     assert_eq!(shop.sql("SELECT count(*) FROM events").await, ["4"]);
+}
+
+#[tokio::test]
+async fn a_page_of_thanks_that_is_loaded_again_is_no_second_purchase() {
+    let first = purchase("a", "v", "2026-03-10T23:50:00Z", "o1");
+    let again = purchase("b", "v", "2026-03-11T00:40:00Z", "o1");
+    // The day after the last report, to the second, and one later.
+    let a_day_later = purchase("c", "v", "2026-03-12T00:40:00Z", "o1");
+    let later = purchase("d", "v", "2026-03-13T00:40:01Z", "o1");
+    let of_somebody_else = purchase("e", "w", "2026-03-11T00:00:00Z", "o1");
+    let all = [first, again, a_day_later, later, of_somebody_else];
+    let expected = [
+        "v|2026-03-10T23:50:00Z|1|10.0000|true",
+        "v|2026-03-11T00:40:00Z|0|-|false",
+        "v|2026-03-12T00:40:00Z|0|-|false",
+        "v|2026-03-13T00:40:01Z|1|10.0000|true",
+        "w|2026-03-11T00:00:00Z|1|10.0000|true",
+    ];
+    let sql = "SELECT visitor_id, started_at, orders, revenue, has_purchase FROM sessions";
+    // At once, one by one, and the first one last.
+    for order in [
+        vec![vec![0, 1, 2, 3, 4]],
+        vec![vec![0], vec![1], vec![2], vec![3, 4]],
+        vec![vec![3, 4], vec![2], vec![1], vec![0]],
+    ] {
+        let mut shop = Shop::new().await;
+        for batch in &order {
+            let events: Vec<_> = batch.iter().map(|at: &usize| all[*at].clone()).collect();
+            shop.land(&events).await;
+            shop.run().await;
+        }
+        assert_eq!(shop.sql(sql).await, expected, "{order:?}");
+        assert_eq!(
+            shop.sql("SELECT dt, purchases, orders, revenue FROM funnel_daily WHERE orders > 0")
+                .await,
+            ["2026-03-10|1|1|10.0000", "2026-03-11|1|1|10.0000", "2026-03-13|1|1|10.0000"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_amount_without_a_currency_leaves_the_sum_without_one() {
+    let mut shop = Shop::new().await;
+    let mut dollars = purchase("a", "v", "2026-03-10T10:00:00Z", "o1");
+    dollars.currency = Some("USD".into());
+    shop.land(&[dollars, purchase("b", "v", "2026-03-10T10:01:00Z", "o2")]).await;
+    shop.run().await;
+    assert_eq!(shop.sql("SELECT revenue, currency FROM sessions").await, ["20.0000|-"]);
+    assert_eq!(shop.sql("SELECT revenue, currency FROM funnel_daily").await, ["20.0000|-"]);
+}
+
+#[tokio::test]
+async fn what_a_server_reports_is_no_visit_of_the_funnel() {
+    let mut shop = Shop::new().await;
+    let mut refund = view("a", "v", "2026-03-10T10:00:00Z");
+    refund.event_name = "refund".into();
+    shop.land(&[refund, view("b", "w", "2026-03-10T10:00:00Z")]).await;
+    shop.run().await;
+    assert_eq!(shop.sql("SELECT sessions, visitors, bounces FROM funnel_daily").await, ["1|1|1"]);
+    assert_eq!(shop.sql("SELECT count(*) FROM sessions").await, ["2"]);
+}
+
+#[tokio::test]
+async fn a_cart_of_an_earlier_session_never_holds_less_than_nothing() {
+    let mut shop = Shop::new().await;
+    let change = |id, name: &'static str, time, quantity| {
+        let mut event = view(id, "v", time);
+        event.event_name = name.into();
+        event.items = vec![item(1, quantity)];
+        event
+    };
+    shop.land(&[
+        change("a", "remove_from_cart", "2026-03-10T10:00:00Z", 2),
+        change("b", "add_to_cart", "2026-03-10T10:01:00Z", 3),
+        change("c", "remove_from_cart", "2026-03-10T10:02:00Z", 5),
+        change("d", "add_to_cart", "2026-03-10T10:03:00Z", 1),
+    ])
+    .await;
+    shop.run().await;
+    assert_eq!(shop.sql("SELECT products, units FROM abandoned_carts").await, ["1|1"]);
 }

@@ -33,9 +33,8 @@ pub const QUERIES: &[(&str, &str)] = &[
 
 /// More customers than this on one visitor make it a shared device.
 const MOST_CUSTOMERS: usize = 3;
-/// A session without any of these is no touch.
-const MOVES: [&str; 6] =
-    ["page_view", "product_view", "search", "add_to_cart", "begin_checkout", "purchase"];
+/// A session without any of these, in which nothing was bought, is no touch.
+const MOVES: [&str; 5] = ["page_view", "product_view", "search", "add_to_cart", "begin_checkout"];
 const METHODS: [&str; 3] = ["login", "order", "email"];
 
 /// (visitor, customer) with (from, to).
@@ -52,7 +51,7 @@ pub fn tables(
     BTreeMap::from([
         ("identity_links", sign_rows(&signs)),
         ("identity_map", people.rows(&periods)),
-        ("attribution", attribution(placed, sessions, exports, &periods)),
+        ("attribution", attribution(placed, sessions, exports, &people, &periods)),
     ])
 }
 
@@ -252,8 +251,11 @@ fn attribution(
     placed: &[Placed<'_>],
     sessions: &Sessions<'_>,
     exports: &Exports,
+    people: &People,
     periods: &[Period],
 ) -> Vec<String> {
+    let is_shared =
+        |visitor: &str, at: i64| people.shared.get(visitor).is_some_and(|(since, _)| *since <= at);
     let purchases = purchases(placed);
     let mut found = Vec::new();
     for (order, row) in orders(exports) {
@@ -281,7 +283,8 @@ fn attribution(
                 && is_before
                 && started >= ordered - 30 * DAY
                 && !rows.iter().any(|row| is_bot(row.event))
-                && rows.iter().any(|row| MOVES.contains(&row.event.event_name.as_ref()))
+                && rows.iter().any(|row| row.buys || MOVES.contains(&row.event.event_name.as_ref()))
+                && (is_own || !is_shared(visitor, asof))
             {
                 let mut hash = Sha256::new();
                 hash.update(visitor.as_bytes());

@@ -14,6 +14,8 @@ pub const DAY: i64 = 24 * 60 * MINUTE;
 pub struct Placed<'a> {
     pub event: &'a Event<'static>,
     pub session: Option<(&'a str, i32)>,
+    /// A purchase that does not follow another one of the same visitor and order within a day.
+    pub buys: bool,
 }
 
 /// The kept copy of each event, and the others.
@@ -48,6 +50,8 @@ pub fn sessions<'a>(kept: &[&'a Event<'static>]) -> Vec<Placed<'a>> {
     let mut placed: Vec<Placed<'a>> = Vec::new();
     // Visitor, first event, its time, the last one's time, events so far.
     let mut open: Option<((&str, bool), &str, i64, i64, i32)> = None;
+    // When an order was last reported by a visitor.
+    let mut reported = BTreeMap::new();
     for event in sorted {
         let at = event.event_ts().micros();
         let session = event.visitor_id().map(|visitor| {
@@ -63,7 +67,11 @@ pub fn sessions<'a>(kept: &[&'a Event<'static>]) -> Vec<Placed<'a>> {
             open = Some(next);
             (next.1, next.4)
         });
-        placed.push(Placed { event, session });
+        let buys = event.event_name == "purchase" && {
+            let key = (event.visitor_id(), is_bot(event), event.order_id.as_deref());
+            reported.insert(key, at).is_none_or(|last| at - last > DAY)
+        };
+        placed.push(Placed { event, session, buys });
     }
     placed
 }
@@ -215,7 +223,7 @@ fn session_row(first: &str, rows: &[&Placed<'_>]) -> String {
     let engaged: i64 = times.windows(2).map(|w| ((w[1] - w[0]) / 1_000).min(5 * 60_000)).sum();
     let named = |name: &str| rows.iter().filter(|row| row.event.event_name == name).count();
     let mut bought: BTreeMap<&str, i64> = BTreeMap::new();
-    for row in rows.iter().filter(|row| row.event.event_name == "purchase") {
+    for row in rows.iter().filter(|row| row.buys) {
         let order = row.event.order_id.as_deref().expect("every purchase here has one");
         bought.entry(order).or_insert(units(row.event.revenue));
     }
@@ -228,7 +236,7 @@ fn session_row(first: &str, rows: &[&Placed<'_>]) -> String {
         text(rows[0].event.visitor_id()),
         text(rows.iter().rev().find_map(|row| row.event.user_id.as_deref())),
         (ended - began) / 1_000,
-        rows.len() == 1 && bought.is_empty(),
+        rows.len() == 1 && named("purchase") == 0,
         rows.len(),
         named("page_view"),
         named("product_view"),
@@ -275,6 +283,13 @@ pub fn lines(exports: &Exports) -> BTreeMap<usize, &Vec<(usize, i64)>> {
         lines.extend(rows.iter().map(|(order, lines)| (*order, lines)));
     }
     lines
+}
+
+/// True where an order of a day is placed before the first catalog with the product.
+pub fn is_before_its_first(exports: &Exports, product: usize, on: i32) -> bool {
+    let with = exports.products.iter().filter(|(_, _, prices)| prices.get(product).is_some());
+    // Catalogs of the day come at noon, orders are placed at 9.
+    with.map(|(_, day, _)| *day).min().is_some_and(|first| first >= on)
 }
 
 /// The price of a product when orders are placed, at 9 o'clock: catalogs of the day come at

@@ -111,7 +111,12 @@ fn device(row: &Placed<'_>) -> Option<&'static str> {
 
 fn funnel_daily(sessions: &Sessions<'_>) -> Vec<String> {
     let mut groups: BTreeMap<_, Vec<(&str, &Vec<&Placed<'_>>)>> = BTreeMap::new();
-    for ((visitor, _), rows) in sessions.iter().filter(|(_, rows)| !of_bot(rows)) {
+    let is_visit = |rows: &&Vec<&Placed<'_>>| {
+        let seen = ["page_view", "product_view", "search", "add_to_cart", "begin_checkout"];
+        rows.iter().any(|row| row.buys || seen.contains(&row.event.event_name.as_ref()))
+    };
+    let visits = sessions.iter().filter(|(_, rows)| !of_bot(rows) && is_visit(rows));
+    for ((visitor, _), rows) in visits {
         let first = rows[0];
         let day = first.event.event_ts().date().to_string();
         let key = (channel(first.event), device(first).unwrap_or("other"), day);
@@ -127,12 +132,9 @@ fn funnel_daily(sessions: &Sessions<'_>) -> Vec<String> {
         let mut orders = 0;
         let mut revenue = None;
         for (_, rows) in &rows {
-            let mut seen = BTreeSet::new();
-            for row in rows.iter().filter(|row| named(row, "purchase")) {
-                if seen.insert(row.event.order_id.clone()) {
-                    orders += 1;
-                    *revenue.get_or_insert(0) += units(row.event.revenue);
-                }
+            for row in rows.iter().filter(|row| row.buys) {
+                orders += 1;
+                *revenue.get_or_insert(0) += units(row.event.revenue);
             }
         }
         format!(
@@ -143,7 +145,7 @@ fn funnel_daily(sessions: &Sessions<'_>) -> Vec<String> {
             with("product_view"),
             with("add_to_cart"),
             with("begin_checkout"),
-            with("purchase"),
+            rows.iter().filter(|(_, rows)| rows.iter().any(|row| row.buys)).count(),
             amount(revenue),
             text(revenue.map(|_| "EUR")),
         )
@@ -154,7 +156,7 @@ fn funnel_daily(sessions: &Sessions<'_>) -> Vec<String> {
 fn abandoned_carts(sessions: &Sessions<'_>) -> Vec<String> {
     let mut found = Vec::new();
     for ((visitor, first), rows) in sessions.iter().filter(|(_, rows)| !of_bot(rows)) {
-        if rows.iter().any(|row| named(row, "purchase")) {
+        if rows.iter().any(|row| row.buys) {
             continue;
         }
         let mut cart: BTreeMap<&str, (i64, Option<i64>)> = BTreeMap::new();
@@ -170,7 +172,7 @@ fn abandoned_carts(sessions: &Sessions<'_>) -> Vec<String> {
             changed = row.event.event_ts().micros();
             for item in &row.event.items {
                 let line = cart.entry(item.product_id.as_deref().expect("set")).or_default();
-                line.0 += sign * item.quantity.expect("set");
+                line.0 = (line.0 + sign * item.quantity.expect("set")).max(0);
                 if let (1, Some(price)) = (sign, item.price) {
                     line.1 = Some(units(Some(price)));
                 }

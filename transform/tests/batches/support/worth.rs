@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::history::{Exports, OrderRow, START};
 use super::people::owners;
 use super::reference::{
-    DAY, Placed, Sessions, amount, bought, day, is_bot, lines, orders, price, purchases, text,
+    DAY, Placed, Sessions, amount, bought, day, is_before_its_first, is_bot, lines, orders, price,
+    purchases, text,
 };
 
 /// How they are read to be compared.
 pub const QUERIES: &[(&str, &str)] = &[
     (
         "customer_ltv",
-        "SELECT customer_id, orders, units, revenue, refunded, margin, lines_without_cost, currency, \
+        "SELECT customer_id, orders, units, revenue, refunded, margin, lines_without_cost, \
+         lines_asof_backfilled, currency, \
          CAST(first_order_at AS BIGINT), CAST(last_order_at AS BIGINT), days_since_last_order, rfm, \
          cohort, as_of FROM customer_ltv",
     ),
@@ -91,10 +93,10 @@ fn hundredths(amount: Option<i64>) -> String {
     amount.map_or_else(|| "-".to_owned(), shown)
 }
 
-/// A fifth of those who have a value: 5 for the best.
+/// A fifth of those who have a value: 5 for the best. Of equals all have the least one's.
 fn quintile(own: i64, all: &[i64]) -> i64 {
-    let better = all.iter().filter(|other| **other > own).count() as i64;
-    5 - better * 5 / all.len() as i64
+    let as_good = all.iter().filter(|other| **other >= own).count() as i64 - 1;
+    5 - as_good * 5 / all.len() as i64
 }
 
 fn customer_ltv(exports: &Exports) -> Vec<String> {
@@ -123,11 +125,18 @@ fn customer_ltv(exports: &Exports) -> Vec<String> {
             })
             .filter(|(product, on)| price(exports, *product, *on).is_none_or(|price| price == 1))
             .count();
+        let backfilled = rows
+            .iter()
+            .flat_map(|row| {
+                of(row).into_iter().flatten().map(move |(product, _)| (*product, row.day))
+            })
+            .filter(|(product, on)| is_before_its_first(exports, *product, *on))
+            .count();
         let at = |row: &&OrderRow| START + i64::from(row.day) * DAY + 9 * DAY / 24;
         let rfm = (!rows.is_empty())
             .then(|| scores.map(|of| quintile(of(rows), &column(of)).to_string()).concat());
         format!(
-            "c{customer}|{}|{units}|{}|{}|{}|{unknown}|{}|{}|{}|{}|{}|{}|{}",
+            "c{customer}|{}|{units}|{}|{}|{}|{unknown}|{backfilled}|{}|{}|{}|{}|{}|{}|{}",
             rows.len(),
             amount(Some(rows.iter().map(|row| net(row)).sum())),
             amount(Some(rows.iter().map(|row| row.refunded).sum())),
