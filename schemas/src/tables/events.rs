@@ -20,9 +20,10 @@ const ITEM: &[Column] = &[
 pub const EVENTS: TableSpec = TableSpec {
     name: "events",
     grain: "an event",
-    doc: "What visitors, customers and the shop did. One row for each (`app_id`, `event_id`) within \
-          7 days of `received_ts`: the least by (`received_ts`, `collector_id`, `wal_seq`). Bots, \
-          late and invalid events stay, flagged. Other copies are in `event_duplicates`.",
+    doc: "What visitors, customers and the shop did. One row for each (`app_id`, `event_id`): of its \
+          copies the least by (`received_ts`, `collector_id`, `wal_seq`). A copy received more than 7 days \
+          after the one before it is an event of its own, the others are in `event_duplicates`. Bots, late \
+          and invalid events stay, flagged.",
     key: &["app_id", "event_id", "received_ts"],
     sort: &["visitor_id", "event_ts", "event_id"],
     stats: &["visitor_id", "event_ts", "received_ts", "event_name", "order_id", "event_id"],
@@ -196,8 +197,9 @@ pub const EVENT_ITEMS: TableSpec = TableSpec {
 pub const EVENT_DUPLICATES: TableSpec = TableSpec {
     name: "event_duplicates",
     grain: "an extra copy of an event",
-    doc: "What arrived more than once, and why: `retry` (the client sent it again), `redelivery` \
-          (the same spool position arrived twice), `id_collision` (the same id with other content).",
+    doc: "What arrived more than once, and how it differs from the copy before it: `retry` (the client \
+          sent it again), `redelivery` (the same spool position arrived twice), `id_collision` (the same id \
+          with other content).",
     key: &["app_id", "event_id", "collector_id", "wal_seq", "sequence_number"],
     sort: &["app_id", "event_id"],
     stats: &["event_id", "received_ts"],

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use clickmill_lake::Lake;
 use clickmill_lake::landing::LandedObject;
 use clickmill_lake::raw::read::{Line, for_each};
-use clickmill_schemas::{Event, Lineage, Reject, RejectReason, Timestamp, WireRecord};
+use clickmill_schemas::{Event, Lineage, Reject, RejectReason, WireRecord};
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStream;
@@ -43,7 +43,7 @@ pub const LINE_BITS: u32 = 32;
 const UNDECODABLE: Uuid = Uuid::from_u128(0x3c1f_6a52_8f0b_4e6e_9d43_51f2_7cf4_a2b7);
 
 /// What dedupe needs of one copy of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Copy {
     /// Hash of (`app_id`, `event_id`).
     pub identity: u128,
@@ -384,17 +384,4 @@ pub fn undecodable(
         shard_id: text(lineage.shard_id),
         sequence_number: text(lineage.sequence_number),
     }
-}
-
-/// The least and greatest `received_ts` over objects.
-#[must_use]
-pub fn received_range<'a>(
-    objects: impl Iterator<Item = &'a LandedObject>,
-) -> Option<(Timestamp, Timestamp)> {
-    objects.fold(None, |range, object| {
-        let (min, max) = (object.min_received_ts, object.max_received_ts);
-        Some(range.map_or((min, max), |(low, high): (Timestamp, Timestamp)| {
-            (low.min(min), high.max(max))
-        }))
-    })
 }

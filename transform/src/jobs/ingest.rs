@@ -5,19 +5,19 @@
 //! its first row, every object has been decoded, so every copy is known.
 //!
 //! On-time events are appended. Where something late moves rows of the table
-//! to another session, or an earlier copy displaces one, the days of those rows
-//! are rewritten and no others.
+//! to another session, or an earlier copy displaces one ([`dedupe`]), the days of those
+//! rows are rewritten and no others.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use arrow::array::{Array as _, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
-use arrow::datatypes::{Date32Type, Int64Type, TimestampMicrosecondType};
+use arrow::array::{Array as _, AsArray, BooleanArray, RecordBatch, StringArray};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use clickmill_lake::raw::RawKind;
 use clickmill_lake::schema::arrow_schema;
 use clickmill_lake::table::{Change, DataFile, PartitionWriter, Sorted, Table};
+use clickmill_schemas::Date;
 use clickmill_schemas::tables::{EVENT_DUPLICATES, EVENTS};
-use clickmill_schemas::{Date, Timestamp};
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
@@ -30,39 +30,26 @@ use futures::TryStreamExt as _;
 use tokio::sync::OnceCell;
 
 use super::context::{files_in, table_of};
+use super::copies::{self, Held, Overtaken, RowKey, tally};
 use super::query::sorted_by;
 use super::refill::Refill;
 use super::{JobContext, Output};
 use crate::TransformError;
 use crate::columns::Filler;
 use crate::decode::columns::{OLD_COLUMN, ROW_COLUMN, staged_schema};
-use crate::decode::raw::{Copy, LINE_BITS, RawPartition, SharedTally, received_range};
+use crate::decode::raw::{Copy, LINE_BITS, RawPartition, SharedTally};
 use crate::dedupe::{self, Reason, Verdict};
 use crate::rejects;
 use crate::sessionize::{LOOKBACK_DAYS, Moved, Row, Sessionizer};
 
 const JOB: &str = "ingest";
 
-/// A row of the table as dedupe knows it.
-#[derive(Clone, Debug)]
-struct OldRow {
-    key: RowKey,
-    dt: Date,
-}
-
-/// Tells rows of the table apart: `app_id`, `event_id`, and `received_ts`, since
-/// copies received over a week apart are both there.
-type RowKey = (String, String, i64);
-
 /// What all streams of the pass share.
 struct Shared {
     tally: SharedTally,
     /// Objects to decode.
     objects: usize,
-    old_copies: Mutex<Vec<Copy>>,
-    old_rows: Vec<OldRow>,
-    /// Rows of `event_duplicates`, where objects are taken in again.
-    set_aside: Vec<Copy>,
+    held: Held,
     /// Rows from this number on are of objects that are taken in again; `None` without a replay.
     replayed_from: Option<i64>,
     verdict: OnceCell<Judged>,
@@ -70,14 +57,7 @@ struct Shared {
 
 struct Judged {
     verdict: Verdict,
-    displaced: HashMap<RowKey, Reason>,
-}
-
-/// Rows of the table that an earlier copy displaces, and their days.
-#[derive(Default)]
-struct Displaced {
-    rows: HashMap<RowKey, Reason>,
-    days: BTreeSet<Date>,
+    overtaken: Overtaken,
 }
 
 /// What one stream gave.
@@ -100,7 +80,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     let base = context.base(&EVENTS).await?;
     let refill = Refill::of(context);
     let mut written = Written::default();
-    let mut displaced = Displaced::default();
+    let mut overtaken = Overtaken::default();
     if !objects.is_empty() {
         let base_files = base.as_ref().map(|table| table.files().to_vec()).unwrap_or_default();
         let mut context_from =
@@ -108,8 +88,9 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
         // A displaced row outside of the context needs a wider one: rare, and then done again.
         let shared = loop {
             let done = pass(context, &objects, &base_files, context_from, &own).await?;
-            displaced = Displaced::of(&done.1);
-            let needed = displaced.days.first().map(|day| day.days() - LOOKBACK_DAYS);
+            let judged = done.1.verdict.get();
+            overtaken = judged.map(|judged| judged.overtaken.clone()).unwrap_or_default();
+            let needed = overtaken.days.first().map(|day| day.days() - LOOKBACK_DAYS);
             if needed.is_none() || needed >= context_from {
                 written = done.0;
                 break done.1;
@@ -117,9 +98,9 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
             context_from = needed;
         };
         rejected.extend(std::mem::take(&mut tally(&shared.tally).rejects));
-        count(&mut output, &written, &displaced);
+        count(&mut output, &written, &overtaken);
     }
-    apply(context, base.as_ref(), written, &displaced, refill.as_ref(), &mut output).await?;
+    apply(context, base.as_ref(), written, &overtaken, refill.as_ref(), &mut output).await?;
     output.notices = own.notices();
     output.notices.extend(refill.iter().flat_map(Refill::notices));
     let rejects = rejects::change(context, JOB, rejected).await?;
@@ -128,22 +109,10 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     Ok(output)
 }
 
-fn tally(shared: &SharedTally) -> std::sync::MutexGuard<'_, crate::decode::raw::Tally> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Displaced {
-    fn of(shared: &Shared) -> Self {
-        let Some(judged) = shared.verdict.get() else { return Self::default() };
-        let days = judged.verdict.displaced.keys().map(|at| shared.old_rows[*at].dt).collect();
-        Self { rows: judged.displaced.clone(), days }
-    }
-}
-
-fn count(output: &mut Output, written: &Written, displaced: &Displaced) {
+fn count(output: &mut Output, written: &Written, overtaken: &Overtaken) {
     output.counts.insert("events", written.events.iter().map(|file| file.rows).sum());
     let duplicates: usize = written.duplicates.iter().map(RecordBatch::num_rows).sum();
-    output.counts.insert("event_duplicates", (duplicates + displaced.rows.len()) as u64);
+    output.counts.insert("event_duplicates", (duplicates + overtaken.displaced.len()) as u64);
 }
 
 /// The one pass over the new objects.
@@ -157,14 +126,11 @@ async fn pass(
     let fail = TransformError::job(JOB);
     let session = context.session();
     let tally: SharedTally = SharedTally::default();
-    let (old_rows, old_copies) = old_copies(&session, objects, base_files, &tally).await?;
-    let set_aside = set_aside(context, &session, objects, &tally).await?;
+    let held = Held::read(context, &session, objects, base_files, &tally).await?;
     let shared = Arc::new(Shared {
         tally: Arc::clone(&tally),
         objects: objects.len(),
-        old_copies: Mutex::new(old_copies),
-        old_rows,
-        set_aside,
+        held,
         replayed_from: (!context.batch.replayed.is_empty())
             .then(|| first_row(context.batch.raw.len())),
         verdict: OnceCell::new(),
@@ -239,90 +205,9 @@ fn old_context(
     rows.select(columns).map_err(&fail)
 }
 
-/// Rows of the table that a new copy might belong to: those received within the window.
-async fn old_copies(
-    session: &SessionContext,
-    objects: &[(u32, clickmill_lake::landing::LandedObject)],
-    base_files: &[DataFile],
-    tally: &SharedTally,
-) -> Result<(Vec<OldRow>, Vec<Copy>), TransformError> {
-    let fail = TransformError::job(JOB);
-    let Some((min, max)) = received_range(objects.iter().map(|(_, object)| object)) else {
-        return Ok((Vec::new(), Vec::new()));
-    };
-    if base_files.is_empty() {
-        return Ok((Vec::new(), Vec::new()));
-    }
-    session.register_table("base", table_of(&EVENTS, base_files.to_vec())).map_err(&fail)?;
-    let (from, to) = (min.saturating_sub(dedupe::WINDOW), max.saturating_add(dedupe::WINDOW));
-    let sql = format!(
-        "SELECT app_id, event_id, received_ts, collector_id, wal_seq, content_hash, shard_id, sequence_number, dt FROM base \
-         WHERE received_ts >= TIMESTAMP '{from}' AND received_ts <= TIMESTAMP '{to}'"
-    );
-    let batches = session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
-    session.deregister_table("base").map_err(&fail)?;
-    Ok(known_copies(&batches, tally))
-}
-
-/// Rows of `event_duplicates` that a replay could bring again; none without a replay.
-async fn set_aside(
-    context: &JobContext<'_>,
-    session: &SessionContext,
-    objects: &[(u32, clickmill_lake::landing::LandedObject)],
-    tally: &SharedTally,
-) -> Result<Vec<Copy>, TransformError> {
-    let fail = TransformError::job(JOB);
-    let replayed = objects.iter().filter(|(number, _)| context.batch.is_replayed(*number));
-    let Some((from, to)) = received_range(replayed.map(|(_, object)| object)) else {
-        return Ok(Vec::new());
-    };
-    let Some(table) = context.base(&EVENT_DUPLICATES).await? else { return Ok(Vec::new()) };
-    let rows = table_of(&EVENT_DUPLICATES, table.files().to_vec());
-    session.register_table("set_aside", rows).map_err(&fail)?;
-    let sql = format!(
-        "SELECT app_id, event_id, received_ts, collector_id, wal_seq, content_hash, shard_id, \
-         sequence_number, dt FROM set_aside \
-         WHERE received_ts >= TIMESTAMP '{from}' AND received_ts <= TIMESTAMP '{to}'"
-    );
-    let batches = session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
-    session.deregister_table("set_aside").map_err(&fail)?;
-    Ok(known_copies(&batches, tally).1)
-}
-
 /// The row number that the first line of an object with this number in the batch is above.
 fn first_row(object: usize) -> i64 {
     i64::try_from(object).unwrap_or(i64::MAX >> LINE_BITS) << LINE_BITS
-}
-
-/// Rows as dedupe knows them.
-fn known_copies(batches: &[RecordBatch], tally: &SharedTally) -> (Vec<OldRow>, Vec<Copy>) {
-    let mut tally = self::tally(tally);
-    let (mut rows, mut copies) = (Vec::new(), Vec::new());
-    for batch in batches {
-        let text = |at: usize| batch.column(at).as_string::<i32>();
-        let some = |at: usize, row: usize| text(at).is_valid(row).then(|| text(at).value(row));
-        let int = |at: usize| batch.column(at).as_primitive::<Int64Type>();
-        let received = batch.column(2).as_primitive::<TimestampMicrosecondType>();
-        let days = batch.column(8).as_primitive::<Date32Type>();
-        for at in 0..batch.num_rows() {
-            let (app_id, event_id) = (text(0).value(at), text(1).value(at));
-            let collector = if text(3).is_null(at) { "" } else { text(3).value(at) };
-            copies.push(Copy {
-                identity: crate::decode::hash::identity(app_id, event_id),
-                received_ts: received.value(at),
-                collector: tally.collector(collector),
-                wal_seq: if int(4).is_null(at) { 0 } else { int(4).value(at) },
-                content: if int(5).is_null(at) { 0 } else { int(5).value(at) },
-                carrier: crate::decode::hash::carrier(some(6, at), some(7, at)),
-                row: 0,
-            });
-            rows.push(OldRow {
-                key: (app_id.to_owned(), event_id.to_owned(), received.value(at)),
-                dt: Date::from_days(days.value(at)),
-            });
-        }
-    }
-    (rows, copies)
 }
 
 /// One sorted stream into files.
@@ -347,7 +232,8 @@ async fn consume(
             }
             Row::Old { app_id, event_id, received_ts } => {
                 let key = || (app_id.to_owned(), event_id.to_owned(), received_ts);
-                !judged.displaced.is_empty() && judged.displaced.contains_key(&key())
+                let displaced = &judged.overtaken.displaced;
+                !displaced.is_empty() && displaced.contains_key(&key())
             }
         })?;
         written.moved.extend(done.moved);
@@ -367,20 +253,17 @@ fn judge(shared: &Shared) -> Result<Judged, TransformError> {
         ))));
     }
     let mut copies = std::mem::take(&mut tally.copies);
-    let old = shared.old_copies.lock().unwrap_or_else(PoisonError::into_inner);
+    let held = &shared.held;
     let mut same = HashSet::new();
     if let Some(from) = shared.replayed_from {
-        let known: Vec<Copy> = old.iter().chain(&shared.set_aside).copied().collect();
+        let set_aside = held.set_aside.iter().map(|extra| extra.copy);
+        let known: Vec<Copy> = held.kept.iter().copied().chain(set_aside).collect();
         same = dedupe::without_known(&mut copies, &known, |row| row >= from);
     }
-    let verdict = dedupe::judge(&mut copies, &old, &tally.collectors);
+    let verdict = dedupe::judge(&mut copies, &held.kept, &held.set_aside, &tally.collectors);
     let verdict = Verdict { same, ..verdict };
-    let displaced = verdict
-        .displaced
-        .iter()
-        .map(|(at, reason)| (shared.old_rows[*at].key.clone(), *reason))
-        .collect();
-    Ok(Judged { verdict, displaced })
+    let overtaken = held.overtaken(&verdict);
+    Ok(Judged { verdict, overtaken })
 }
 
 /// The rows of a staged batch that are extra copies, as rows of `event_duplicates`.
@@ -395,38 +278,7 @@ fn extra_copies(
     let reasons: Vec<Option<Reason>> = (0..batch.num_rows())
         .map(|at| if rows.is_null(at) { None } else { verdict.extra.get(&rows.value(at)).copied() })
         .collect();
-    duplicates(batch, &reasons)
-}
-
-/// Rows with a reason, as rows of `event_duplicates`.
-fn duplicates(
-    batch: &RecordBatch,
-    reasons: &[Option<Reason>],
-) -> Result<Option<RecordBatch>, TransformError> {
-    let chosen: BooleanArray = reasons.iter().map(|reason| Some(reason.is_some())).collect();
-    if chosen.true_count() == 0 {
-        return Ok(None);
-    }
-    let batch = arrow::compute::filter_record_batch(batch, &chosen)?;
-    let reasons: StringArray = reasons.iter().flatten().map(|reason| Some(reason.code())).collect();
-    let schema = arrow_schema(&EVENT_DUPLICATES);
-    let received = batch
-        .column(batch.schema().index_of("received_ts")?)
-        .as_primitive::<TimestampMicrosecondType>();
-    let days: arrow::array::Date32Array = received
-        .iter()
-        .map(|micros| Timestamp::from_micros(micros?).ok().map(|at| at.date().days()))
-        .collect();
-    let columns: Result<Vec<ArrayRef>, arrow::error::ArrowError> = schema
-        .fields()
-        .iter()
-        .map(|field| match field.name().as_str() {
-            "reason" => Ok(Arc::new(reasons.clone()) as ArrayRef),
-            "dt" => Ok(Arc::new(days.clone()) as ArrayRef),
-            name => Ok(Arc::clone(batch.column(batch.schema().index_of(name)?))),
-        })
-        .collect();
-    Ok(Some(RecordBatch::try_new(schema, columns?)?))
+    copies::duplicates(batch, &reasons)
 }
 
 /// Turns what the pass gave into changes of the tables.
@@ -434,12 +286,12 @@ async fn apply(
     context: &JobContext<'_>,
     base: Option<&Table>,
     written: Written,
-    displaced: &Displaced,
+    overtaken: &Overtaken,
     refill: Option<&Refill<'_>>,
     output: &mut Output,
 ) -> Result<(), TransformError> {
     let Written { events, mut duplicates, moved } = written;
-    let mut days = displaced.days.clone();
+    let mut days = overtaken.days.clone();
     days.extend(moved.iter().map(|row| row.dt));
     days.extend(refill.iter().flat_map(|refill| refill.days));
     let mut change = Change { adds: events, removes: Vec::new() };
@@ -452,7 +304,7 @@ async fn apply(
         for day in &days {
             let files = files_in(base, &BTreeSet::from([*day]));
             let refill = refill.filter(|refill| refill.days.contains(day));
-            let rewritten = rewrite(context, &files, &moved, &displaced.rows, refill).await?;
+            let rewritten = rewrite(context, &files, &moved, &overtaken.displaced, refill).await?;
             if refill.is_some() {
                 let rows: u64 = rewritten.events.iter().map(|file| file.rows).sum();
                 *output.counts.entry("backfilled").or_default() += rows;
@@ -469,8 +321,9 @@ async fn apply(
     for batch in &duplicates {
         writer.write(batch).await?;
     }
+    let removes = overtaken.restate(context, &mut writer).await?;
     let adds = writer.finish().await?;
-    output.changes.insert("event_duplicates", Change { adds, removes: Vec::new() });
+    output.changes.insert("event_duplicates", Change { adds, removes });
     Ok(())
 }
 
@@ -514,7 +367,7 @@ async fn rewrite(
                     displaced.get(&(app_id.to_owned(), event_id.to_owned(), received_ts)).copied()
                 })
                 .collect();
-            if let Some(rows) = duplicates(&batch, &gone)? {
+            if let Some(rows) = copies::duplicates(&batch, &gone)? {
                 written.duplicates.push(rows);
             }
             let new_ids: StringArray = (0..batch.num_rows())

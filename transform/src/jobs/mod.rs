@@ -12,6 +12,7 @@ mod co_bought;
 mod co_viewed;
 mod cohort_retention;
 mod context;
+mod copies;
 mod currency_rates;
 mod customer_ltv;
 mod event_items;

@@ -1,5 +1,9 @@
 //! Days and late events: which days an event touches, and what becomes of copies.
 
+use std::time::Duration;
+
+use clickmill_schemas::Event;
+
 use crate::support::history::plain;
 use crate::support::shop::{Shop, at};
 use crate::{orders_csv, purchase, view};
@@ -64,34 +68,72 @@ async fn a_displaced_event_leaves_its_session_and_the_rest_of_it_moves_on() {
     );
 }
 
+/// A page view of one id and time, received at noon of a day.
+fn received(day: u32, wal_seq: i64) -> Event<'static> {
+    let received = at(&format!("2026-03-{day:02}T12:00:00Z"));
+    let mut event = plain("a", "page_view", "v", at("2026-03-01T10:00:00Z"), received);
+    event.wal_seq = Some(wal_seq);
+    event
+}
+
+const KEPT: &str = "SELECT wal_seq, dt, session_seq FROM events";
+const SET_ASIDE: &str = "SELECT wal_seq, reason FROM event_duplicates";
+
 #[tokio::test]
-async fn copies_received_over_a_week_apart_are_both_kept_and_told_apart() {
+async fn copies_received_over_a_week_after_the_one_before_are_kept_and_told_apart() {
     let mut shop = Shop::new().await;
-    let copy = |time: &str, received: &str, wal_seq| {
-        let mut event = plain("a", "page_view", "v", at(time), at(received));
-        event.wal_seq = Some(wal_seq);
-        event
-    };
-    let time = "2026-03-10T10:00:00Z";
-    shop.land(&[
-        copy(time, "2026-03-10T10:00:01Z", 1),
-        // To the microsecond within the week, and one beyond.
-        copy("2026-03-17T09:00:00Z", "2026-03-17T10:00:01Z", 2),
-        copy("2026-03-20T10:00:00Z", "2026-03-20T10:00:00Z", 3),
-    ])
-    .await;
+    // A week to the microsecond, and one more.
+    let beyond = received(15, 3).received_ts().saturating_add(Duration::from_micros(1));
+    let mut third = plain("a", "page_view", "v", at("2026-03-01T10:00:00Z"), beyond);
+    third.wal_seq = Some(3);
+    shop.land(&[received(1, 1), received(8, 2), third]).await;
     shop.run().await;
-    let sql = "SELECT wal_seq, dt FROM events";
-    assert_eq!(shop.sql(sql).await, ["1|2026-03-10", "3|2026-03-20"]);
-    assert_eq!(shop.sql("SELECT wal_seq, reason FROM event_duplicates").await, ["2|retry"]);
-    // One that displaces the first, within a week of it and not of the second.
-    shop.land(&[copy(time, "2026-03-10T10:00:00Z", 4)]).await;
+    // Of equal time, in the order of their receipt.
+    assert_eq!(shop.sql(KEPT).await, ["1|2026-03-01|1", "3|2026-03-01|2"]);
+    assert_eq!(shop.sql(SET_ASIDE).await, ["2|retry"]);
+    // One that displaces the first, and leaves the third.
+    let mut earlier =
+        plain("a", "page_view", "v", at("2026-03-01T10:00:00Z"), at("2026-03-01T11:00:00Z"));
+    earlier.wal_seq = Some(4);
+    shop.land(&[earlier]).await;
     shop.run().await;
-    assert_eq!(shop.sql(sql).await, ["3|2026-03-20", "4|2026-03-10"]);
-    assert_eq!(
-        shop.sql("SELECT wal_seq, reason FROM event_duplicates").await,
-        ["1|retry", "2|retry"]
-    );
+    assert_eq!(shop.sql(KEPT).await, ["3|2026-03-01|2", "4|2026-03-01|1"]);
+    assert_eq!(shop.sql(SET_ASIDE).await, ["1|retry", "2|retry"]);
+}
+
+#[tokio::test]
+async fn which_copy_stays_and_why_not_does_not_depend_on_the_order_of_batches() {
+    let mut other = received(5, 4);
+    other.page_url = Some("https://shop.example/other".into());
+    let copies = [received(1, 1), received(7, 2), received(9, 3), other, received(17, 5)];
+    let wanted = [
+        vec!["1|2026-03-01|1".to_owned(), "5|2026-03-01|2".to_owned()],
+        ["2|id_collision", "3|retry", "4|id_collision"].map(str::to_owned).to_vec(),
+    ];
+    // Some of them: an extra copy is in sight without the kept one; one comes between two.
+    for order in
+        [[0, 1, 2, 3, 4], [1, 2, 0, 3, 4], [4, 2, 3, 1, 0], [2, 0, 4, 1, 3], [0, 4, 2, 1, 3]]
+    {
+        let mut shop = Shop::new().await;
+        shop.tables = Some(vec!["events".to_owned()]);
+        for number in order {
+            shop.land(&copies[number..=number]).await;
+            shop.run().await;
+        }
+        assert_eq!([shop.sql(KEPT).await, shop.sql(SET_ASIDE).await], wanted, "{order:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_on_time_run_writes_no_old_copy_again() {
+    let mut shop = Shop::new().await;
+    shop.land(&[received(1, 1), received(2, 2)]).await;
+    shop.run().await;
+    let before = shop.files("event_duplicates", "2026-03-02").await;
+    shop.land(&[received(2, 3)]).await;
+    shop.run().await;
+    let after = shop.files("event_duplicates", "2026-03-02").await;
+    assert!(after.len() == 2 && before.iter().all(|file| after.contains(file)), "{after:?}");
 }
 
 #[tokio::test]

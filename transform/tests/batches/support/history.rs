@@ -1,5 +1,6 @@
 //! Random histories of a shop, on a grid of times where the rules have their edges:
-//! gaps of exactly 30 minutes, chains of over a day, midnight, equal instants.
+//! gaps of exactly 30 minutes, chains of over a day, midnight, equal instants, copies
+//! received a week apart.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,6 +8,7 @@ use std::fmt::Write as _;
 use clickmill_schemas::{Event, EventTime, Item, Money, RawJson, Timestamp};
 use proptest::prelude::*;
 
+use super::reference::DAY;
 use super::shop::Shop;
 
 pub const MINUTE: i64 = 60_000_000;
@@ -251,6 +253,20 @@ fn events(bursts: &[Burst]) -> Vec<(usize, Event<'static>)> {
                     let other = (burst.visitor + dice.roll(2) as usize) % 3;
                     let elsewhen = micros + dice.roll(3) as i64 * 40 * MINUTE;
                     all.push(copy(&mut dice, other, elsewhen, received.max(elsewhen), false));
+                }
+                // And again and again, days later: within a week of the one before, or just not.
+                3 => {
+                    let mut received = received;
+                    for _ in 0..1 + dice.roll(4) {
+                        let days = [3, 6, 7][dice.roll(3) as usize] * DAY;
+                        received += days + dice.roll(3) as i64 - 1;
+                        let (batch, again) =
+                            copy(&mut dice, burst.visitor, micros, received, false);
+                        let changed = dice.roll(4) == 0;
+                        let mut sent = if changed { again.clone() } else { first.1.clone() };
+                        sent.wal_seq = again.wal_seq;
+                        all.push((batch, retimed(sent, received)));
+                    }
                 }
                 _ => {}
             }

@@ -18,7 +18,7 @@ pub struct Placed<'a> {
     pub buys: bool,
 }
 
-/// The kept copy of each event, and the others.
+/// The events, and the extra copies: those that follow another within a week.
 pub fn dedupe<'a>(
     events: &'a [Event<'static>],
 ) -> (Vec<&'a Event<'static>>, Vec<&'a Event<'static>>) {
@@ -29,15 +29,15 @@ pub fn dedupe<'a>(
     let (mut kept, mut extra) = (Vec::new(), Vec::new());
     for group in copies.values_mut() {
         group.sort_by_key(|e| (e.received_ts().micros(), e.collector_id.clone(), e.wal_seq));
-        let mut last: Option<i64> = None;
+        let mut before: Option<i64> = None;
         for event in group {
             let received = event.received_ts().micros();
-            if last.is_some_and(|last| received - last <= 7 * DAY) {
+            if before.is_some_and(|before| received - before <= 7 * DAY) {
                 extra.push(*event);
             } else {
-                last = Some(received);
                 kept.push(*event);
             }
+            before = Some(received);
         }
     }
     (kept, extra)
@@ -45,8 +45,12 @@ pub fn dedupe<'a>(
 
 pub fn sessions<'a>(kept: &[&'a Event<'static>]) -> Vec<Placed<'a>> {
     let mut sorted = kept.to_vec();
-    // What a visitor's bot does is a visit of its own.
-    sorted.sort_by_key(|e| (e.visitor_id(), is_bot(e), e.event_ts().micros(), e.event_id.clone()));
+    // What a visitor's bot does is a visit of its own. Copies that were received over a week apart
+    // are in the order of their receipt.
+    sorted.sort_by_key(|e| {
+        let copy = (e.event_id.clone(), e.app_id.clone(), e.received_ts().micros());
+        (e.visitor_id(), is_bot(e), e.event_ts().micros(), copy)
+    });
     let mut placed: Vec<Placed<'a>> = Vec::new();
     // Visitor, first event, its time, the last one's time, events so far.
     let mut open: Option<((&str, bool), &str, i64, i64, i32)> = None;
