@@ -1,7 +1,6 @@
 //! Cuts each visitor's events into sessions, in one pass over sorted rows.
 //!
-//! Input: rows sorted by (`visitor_id`, `event_ts`, `event_id`), all rows of a
-//! visitor in one stream. New rows come mixed with rows of the table from
+//! Input: rows in [`SESSION_ORDER`], all rows of a visitor in one stream. New rows come mixed with rows of the table from
 //! [`LOOKBACK_DAYS`] before the first new one: those carry the session that was
 //! computed for them earlier. A table row in the middle of a session whose
 //! start is not in sight belongs to one that began more than a day before
@@ -61,6 +60,12 @@ fn minutes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> 
     }
     Err(D::Error::custom(format!("a session's gap is 1 to {MINUTES_A_DAY} minutes, not {minutes}")))
 }
+
+/// The order of rows: total among those that stay, so that `session_seq` depends neither on
+/// cores nor on batches. One visitor can have an id and a time in two apps, or in two copies
+/// that were received over a week apart. It begins as files of `events` are sorted, so what comes
+/// in this order is sorted as they claim.
+pub const SESSION_ORDER: &[&str] = &["visitor_id", "event_ts", "event_id", "app_id", "received_ts"];
 
 /// How many days before that of a new event rows of the table must be in sight: [`CAP`] in days.
 pub const LOOKBACK_DAYS: i32 = 1;
@@ -291,6 +296,11 @@ mod tests {
             found.push((session.id.clone(), session.seq));
         }
         found
+    }
+
+    #[test]
+    fn rows_in_the_order_of_sessions_are_sorted_as_files_of_events_claim() {
+        assert!(SESSION_ORDER.starts_with(clickmill_schemas::tables::EVENTS.sort));
     }
 
     #[test]

@@ -36,20 +36,20 @@ WITH moves AS (
 changed AS (SELECT session_id, max(event_ts) AS abandoned_at FROM moves GROUP BY session_id),
 counted AS (
   SELECT *, sum(CASE WHEN added THEN quantity ELSE -quantity END) OVER (
-    PARTITION BY session_id, product ORDER BY event_ts, event_id, item_index
+    PARTITION BY session_id, product ORDER BY event_ts, event_id, item_index, added, quantity
     ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS so_far
   FROM moves
 ),
 lines AS (
   SELECT session_id, product, min(product_id) AS product_id,
     sum(CASE WHEN added THEN quantity ELSE -quantity END) - least(min(so_far), 0) AS quantity,
-    last_value(name ORDER BY event_ts, event_id, item_index)
+    last_value(name ORDER BY event_ts, event_id, item_index, price, name, currency)
       FILTER (WHERE added AND name IS NOT NULL) AS name,
-    last_value(price ORDER BY event_ts, event_id, item_index)
+    last_value(price ORDER BY event_ts, event_id, item_index, price, name, currency)
       FILTER (WHERE added AND price IS NOT NULL) AS price,
-    last_value(currency ORDER BY event_ts, event_id, item_index)
+    last_value(currency ORDER BY event_ts, event_id, item_index, price, name, currency)
       FILTER (WHERE added AND price IS NOT NULL) AS currency,
-    last_value(dt ORDER BY event_ts, event_id, item_index)
+    last_value(dt ORDER BY event_ts, event_id, item_index, price, name, currency)
       FILTER (WHERE added AND price IS NOT NULL) AS priced_on
   FROM counted GROUP BY session_id, product
   HAVING sum(CASE WHEN added THEN quantity ELSE -quantity END) - least(min(so_far), 0) > 0

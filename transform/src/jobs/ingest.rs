@@ -40,7 +40,7 @@ use crate::decode::columns::{OLD_COLUMN, ROW_COLUMN, staged_schema};
 use crate::decode::raw::{Copy, LINE_BITS, RawPartition, SharedTally};
 use crate::dedupe::{self, Reason, Verdict};
 use crate::rejects;
-use crate::sessionize::{LOOKBACK_DAYS, Moved, Row, Sessionizer};
+use crate::sessionize::{LOOKBACK_DAYS, Moved, Row, SESSION_ORDER, Sessionizer};
 
 const JOB: &str = "ingest";
 
@@ -154,7 +154,7 @@ async fn pass(
     let plan = RepartitionExec::try_new(plan, Partitioning::Hash(vec![by_visitor], partitions))
         .map_err(&fail)?;
     let plan: Arc<dyn ExecutionPlan> = Arc::new(plan);
-    let sorted = sorted_by(plan, EVENTS.sort).map_err(&fail)?;
+    let sorted = sorted_by(plan, SESSION_ORDER).map_err(&fail)?;
     let streams = execute_stream_partitioned(sorted, session.task_ctx()).map_err(&fail)?;
     let workers = streams.into_iter().map(|stream| {
         let (lake, shared, own) = (context.lake.clone(), Arc::clone(&shared), Arc::clone(own));

@@ -33,7 +33,7 @@ UNION SELECT dt, coalesce(event_currency, '') FROM held";
 
 const PURCHASES: &str = "
 CREATE VIEW purchases AS
-SELECT order_id, event_id, app_id, event_ts, visitor_id, session_id, user_id, currency,
+SELECT order_id, event_id, app_id, event_ts, received_ts, visitor_id, session_id, user_id, currency,
   coalesce(total, revenue) AS amount, tax, shipping, coupon, country, region, city, dt
 FROM events WHERE event_name = 'purchase' AND order_id IS NOT NULL";
 
@@ -64,14 +64,15 @@ const COMPUTED: &str = "
 WITH pairs AS (
   SELECT p.*, o.order_id AS matched_order,
     row_number() OVER (PARTITION BY p.order_id, o.order_id IS NULL
-                       ORDER BY p.event_ts, p.app_id, p.event_id) AS nth
+                       ORDER BY p.event_ts, p.app_id, p.event_id, p.received_ts) AS nth
   FROM purchases p
   LEFT JOIN orders o ON p.order_id = o.order_id
     AND abs(CAST(p.dt AS INT) - CAST(o.dt AS INT)) <= 7
 ),
 first_event AS (SELECT * FROM pairs WHERE nth = 1 AND matched_order IS NOT NULL),
 unmatched AS (
-  SELECT *, lag(dt) OVER (PARTITION BY order_id ORDER BY event_ts, app_id, event_id) AS before
+  SELECT *,
+    lag(dt) OVER (PARTITION BY order_id ORDER BY event_ts, app_id, event_id, received_ts) AS before
   FROM pairs WHERE matched_order IS NULL
 ),
 rows AS (

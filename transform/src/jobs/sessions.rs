@@ -92,7 +92,8 @@ bought AS (
     FROM (
       SELECT session_id, order_id, coalesce(revenue, total) AS revenue, currency, dt,
         CAST(event_ts AS BIGINT) - CAST(lag(event_ts)
-          OVER (PARTITION BY visitor_id, is_bot, order_id ORDER BY event_ts, event_id, app_id) AS BIGINT) AS since
+          OVER (PARTITION BY visitor_id, is_bot, order_id
+            ORDER BY event_ts, event_id, app_id, received_ts) AS BIGINT) AS since
       FROM purchasing WHERE event_name = 'purchase' AND session_id IS NOT NULL)
     WHERE order_id IS NULL OR since IS NULL OR since > {repeat})
   GROUP BY session_id

@@ -137,6 +137,30 @@ async fn an_on_time_run_writes_no_old_copy_again() {
 }
 
 #[tokio::test]
+async fn places_in_a_session_do_not_depend_on_cores_or_batches_where_time_and_id_are_equal() {
+    let of = |app: &'static str| {
+        let mut event = view("same", "v", "2026-03-10T10:00:00Z");
+        event.app_id = app.into();
+        event
+    };
+    let apps = ["d", "b", "e", "a", "c"];
+    let sql = "SELECT app_id, session_seq FROM events";
+    let wanted = ["a|1", "b|2", "c|3", "d|4", "e|5"];
+    let (mut at_once, mut stepwise) = (Shop::new().await, Shop::new().await);
+    for shop in [&mut at_once, &mut stepwise] {
+        shop.tables = Some(vec!["events".to_owned()]);
+    }
+    at_once.land(&apps.map(of)).await;
+    at_once.run().await;
+    assert_eq!(at_once.sql(sql).await, wanted);
+    for app in apps {
+        stepwise.land(&[of(app)]).await;
+        stepwise.run().await;
+    }
+    assert_eq!(stepwise.sql(sql).await, wanted);
+}
+
+#[tokio::test]
 async fn a_copy_is_set_aside_with_its_reason() {
     let mut shop = Shop::new().await;
     let mut first = view("a", "v", "2026-03-10T10:00:00Z");
