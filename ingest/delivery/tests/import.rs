@@ -107,6 +107,27 @@ async fn under_another_mapping_events_keep_their_ids_and_the_summary_says_so() -
     Ok(())
 }
 
+/// Copies of an event that are received over a week apart are two events.
+#[tokio::test]
+async fn under_another_mapping_rows_are_received_right_after_the_import_before_whenever_that_was()
+-> TestResult {
+    let shop = Shop::new().await?;
+    let file = shop.file("clicks.csv", CLICKS.as_bytes())?;
+    for currency in ["usd", "EUR", "GBP"] {
+        let mapping = CLICKS_MAPPING.replace("\"usd\"", &format!("\"{currency}\""));
+        shop.import(&mapping, &[&file]).await?;
+    }
+    let events = shop.events().await?;
+    let received = |event: &Value| {
+        clickmill_schemas::Timestamp::parse(event["received_ts"].as_str().unwrap_or_default())
+    };
+    let first = received(&events[0])?.micros();
+    for (at, event) in events.iter().enumerate() {
+        assert_eq!(received(event)?.micros(), first + at as i64 / 3, "{event}");
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn every_bad_row_is_rejected_with_its_reason_number_and_bytes() -> TestResult {
     let shop = Shop::new().await?;

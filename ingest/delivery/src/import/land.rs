@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base64::Engine as _;
-use clickmill_lake::landing::{Chain, Commit, MAX_COMMITS_READ, NewCommit, commits_after};
+use clickmill_lake::landing::{Chain, Commit, MAX_COMMITS_READ, NewCommit, Source, commits_after};
 use clickmill_lake::raw::{RawKind, RawLine, RawWriter};
 use clickmill_lake::{Lake, LakeError};
 use clickmill_schemas::{Date, Reject, Timestamp, WireRecord};
@@ -25,6 +26,8 @@ pub const COMMIT_BYTES: u64 = 128 << 20;
 pub const QUEUE_CHUNKS: usize = 4;
 /// Encoded lines that travel together.
 const CHUNK_BYTES: usize = 512 << 10;
+/// How much later than an import the next one of the same content is received.
+const AFTER: Duration = Duration::from_micros(1);
 /// Times that another import of the same file may win a commit before this one gives up.
 const MAX_LOST_RACES: u32 = 16;
 
@@ -70,10 +73,11 @@ async fn land_rest(
     summary: &mut FileSummary,
 ) -> Result<(), ImportError> {
     let landed_rows = position(chain)?;
+    let received_ts = receipt(lake, input).await?;
     let (sender, mut chunks) = mpsc::channel(QUEUE_CHUNKS);
     let reading = tokio::task::spawn_blocking({
         let (job, input, progress) = (Arc::clone(job), Arc::clone(input), Arc::clone(progress));
-        move || read(&job, &input, landed_rows, &progress, &sender)
+        move || read(&job, &input, landed_rows, received_ts, &progress, &sender)
     });
     let mut pending = Pending::new(lake, chain);
     while let Some(chunk) = chunks.recv().await {
@@ -91,6 +95,27 @@ async fn land_rest(
         return Err(ImportError::Changed { path: input.shown.clone() });
     }
     pending.commit(chain, IsLast::Yes, summary).await
+}
+
+/// When rows of the file count as received: with those that landed of it already, else right
+/// after those of other imports of the same content, else now. So copies of one event are
+/// never a week apart, as then each would be an event of its own.
+async fn receipt(lake: &Lake, input: &Input) -> Result<Timestamp, ImportError> {
+    if let Some(landed) = received(lake, &input.source).await? {
+        return Ok(landed);
+    }
+    let mut newest = None;
+    for other in &input.others {
+        newest = newest.max(received(lake, other).await?);
+    }
+    Ok(newest.map_or_else(Timestamp::now, |newest| newest.saturating_add(AFTER)))
+}
+
+/// When what the first commits of a chain landed was received.
+async fn received(lake: &Lake, chain: &Source) -> Result<Option<Timestamp>, ImportError> {
+    let commits = commits_after(lake, chain, 0).await?;
+    let objects = commits.iter().flat_map(|commit| &commit.objects);
+    Ok(objects.map(|object| object.max_received_ts).max())
 }
 
 /// The number of the last row that landed.
@@ -233,12 +258,12 @@ fn read(
     job: &Job,
     input: &Input,
     landed_rows: u64,
+    received_ts: Timestamp,
     progress: &Progress,
     chunks: &mpsc::Sender<Chunk>,
 ) -> Result<(), ImportError> {
     let (path, wanted) = (input.file.path(), job.decoder.columns());
     let mut reader = reader::open(path, &input.shown, &job.mapping, wanted, &progress.read_bytes)?;
-    let received_ts = Timestamp::now();
     let mut chunk = Chunk::new(received_ts);
     let mut row = 0;
     while let Some(read_row) = reader.next_row()? {

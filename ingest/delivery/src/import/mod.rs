@@ -13,6 +13,9 @@
 //!   nothing; after a kill it goes on after the last commit.
 //! - A row without an id of its own gets one from content and row number, so that
 //!   even under a changed mapping its event keeps its id.
+//! - All rows of a file were received when its import began, and under a changed mapping
+//!   right after those of the newest import of the same content: however much later that
+//!   is, events of one id are copies of each other, and the earlier ones stay.
 //! - Nothing is guessed: formats and names stand in the mapping ([`config`]).
 //!
 //! # Limits
@@ -122,6 +125,8 @@ pub(crate) struct Input {
     /// SHA-256 of the content, hex.
     content: String,
     source: Source,
+    /// Imports of the same content under other mappings.
+    others: Vec<Source>,
 }
 
 async fn import_file(
@@ -140,11 +145,12 @@ async fn import_file(
         .map_err(failed)?;
     let prefix = &content[..CONTENT_DIGITS];
     let source = Source::import(&format!("{prefix}-{}", mapping_hash(&job.mapping)))?;
-    let under_other_mapping = list_sources(lake)
-        .await?
-        .iter()
-        .any(|known| *known != source && known.as_str().starts_with(&format!("import/{prefix}-")));
-    let input = Arc::new(Input { shown: file.shown.clone(), file: local, stamp, content, source });
+    let same_content = format!("import/{prefix}-");
+    let mut others = list_sources(lake).await?;
+    others.retain(|known| *known != source && known.as_str().starts_with(&same_content));
+    let under_other_mapping = !others.is_empty();
+    let shown = file.shown.clone();
+    let input = Arc::new(Input { shown, file: local, stamp, content, source, others });
     let mut summary = land::land(lake, job, &input, progress).await?;
     summary.under_other_mapping = under_other_mapping;
     Ok(summary)
