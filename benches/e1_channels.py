@@ -3,20 +3,36 @@
 import pathlib
 import re
 
-RULES = pathlib.Path(__file__).resolve().parent.parent / "transform" / "src" / "decode" / "channels.rs"
+DECODE = pathlib.Path(__file__).resolve().parent.parent / "transform" / "src" / "decode"
+RULES = (DECODE / "channels.rs").read_text(encoding="utf-8")
+LISTS = (DECODE / "site_lists.rs").read_text(encoding="utf-8")
 
 
-def sites(name):
-    """Matches a lower-case source or host. A list's `name.` is a label anywhere, the rest a host or above it."""
-    body = re.search(rf"const {name}: &\[&str\] = &\[(.*?)\];", RULES.read_text(encoding="utf-8"), re.DOTALL).group(1)
-    every = re.findall(r'"([^"]+)"', body)
-    labels = "|".join(one[:-1] for one in every if one.endswith("."))
-    hosts = "|".join(one.replace(".", "[.]") for one in every if not one.endswith("."))
-    return f"(^|[.])(({labels})([.]|$)|({hosts or labels})$)"
+def entries(name):
+    body = re.search(rf"const {name}: &\[&str\] =\s*&\[(.*?)\];", LISTS, re.DOTALL).group(1)
+    return re.findall(r'"([^"]+)"', body)
 
 
-VERSION = int(re.search(r"CHANNEL_RULES_VERSION: i32 = (\d+)", RULES.read_text(encoding="utf-8")).group(1))
-SEARCH, SOCIAL, SHOPPING, VIDEO = map(sites, ("SEARCH", "SOCIAL", "SHOPPING", "VIDEO"))
+def sites(*names, before="(.*[.])?"):
+    """Matches a lower-case source or host that is in a list, or below.
+
+    An entry `name.` is a word, or goes on with a public suffix: here with any one or two labels,
+    which is the same for the generated data.
+    """
+    every = [entry.replace(".", "[.]") for name in names for entry in entries(name)]
+    words = "|".join(entry.removesuffix("[.]") for entry in every if entry.endswith("[.]"))
+    hosts = "|".join(entry for entry in every if not entry.endswith("[.]"))
+    # No entry is empty, so an empty list of words or hosts matches no host.
+    return f"^(({words})|{before}(({words})([.][a-z]+){{1,2}}|({hosts})))$"
+
+
+VERSION = int(re.search(r"CHANNEL_RULES_VERSION: i32 = (\d+)", RULES).group(1))
+SOCIAL, SHOPPING, VIDEO, ASSISTANTS = map(sites, ("SOCIAL", "SHOPPING", "VIDEO", "ASSISTANTS"))
+SEARCH = sites("SEARCH", before=f"(({'|'.join(entries('SEARCH_PAGES'))})[.]|(.*[.])?search[.])?")
+# From where a visit goes on: the hosts, or a label of a bank's.
+PASSED_THROUGH = f"{sites('PAYMENT', 'SIGN_IN')}|(^|[.])({'|'.join(entries('SECURE_LABELS'))})([.]|$)"
+# The registrable domain, were every public suffix one label: so it is in the generated data.
+REGISTRABLE = "[^.]+[.][^.]*[^.0-9][^.]*$"
 SHOP_CAMPAIGN = "(^|[^a-df-z])shop|shopping"
 DISPLAY = ["display", "banner", "expandable", "interstitial", "cpm"]
 PAID_SEARCH = ["paid_search", "paidsearch", "paid-search", "sem"]

@@ -47,7 +47,7 @@ WITH split AS (
         )) END AS page_query
     FROM (SELECT DISTINCT page_url FROM raw WHERE page_url IS NOT NULL)
 )
-SELECT *, regexp_replace(page_host, '^(www[.])+', '') AS page_site, page_query['utm_source'] AS utm_source,
+SELECT *, coalesce(nullif(regexp_extract(page_host, '{registrable}'), ''), page_host) AS page_site, page_query['utm_source'] AS utm_source,
     page_query['utm_medium'] AS utm_medium, page_query['utm_campaign'] AS utm_campaign,
     page_query['utm_term'] AS utm_term, page_query['utm_content'] AS utm_content,
     list_filter(['gclid', 'wbraid', 'gbraid', 'dclid', 'msclkid', 'fbclid', 'ttclid', 'twclid', 'li_fat_id'],
@@ -56,8 +56,11 @@ SELECT *, regexp_replace(page_host, '^(www[.])+', '') AS page_site, page_query['
 FROM split;
 
 CREATE TABLE referrers AS
-SELECT referrer_url, referrer_host, regexp_replace(referrer_host, '^(www[.])+', '') AS referrer_site,
-    CASE WHEN regexp_matches(referrer_host, '{shopping}') THEN 'organic_shopping'
+SELECT referrer_url, referrer_host,
+    coalesce(nullif(regexp_extract(referrer_host, '{registrable}'), ''), referrer_host) AS referrer_site,
+    CASE WHEN regexp_matches(referrer_host, '{passed_through}') THEN 'internal'
+         WHEN regexp_matches(referrer_host, '{assistants}') THEN 'ai_assistant'
+         WHEN regexp_matches(referrer_host, '{shopping}') THEN 'organic_shopping'
          WHEN regexp_matches(referrer_host, '{social}') THEN 'social'
          WHEN regexp_matches(referrer_host, '{video}') THEN 'organic_video'
          WHEN regexp_matches(referrer_host, '{search}') THEN 'organic_search' ELSE 'referral' END AS referrer_kind
@@ -127,7 +130,8 @@ SELECT event_id, event_name, source_protocol, source_event_name, app_id, platfor
     event_ts::DATE AS dt
 FROM (
     SELECT *, coalesce(nullif(lower(trim(utm_source)), ''), {click_source}) AS src,
-        coalesce(nullif(lower(trim(utm_medium)), ''), {click_medium}) AS med,
+        coalesce(nullif(lower(trim(utm_medium)), ''), {click_medium},
+            CASE WHEN regexp_matches(src, '{assistants}') THEN 'ai-assistant' END) AS med,
         nullif(lower(trim(utm_campaign)), '') AS camp,
         contains(med, 'cp') OR med IN ('ppc', 'retargeting') OR starts_with(med, 'paid') AS paid
     FROM (
@@ -147,8 +151,7 @@ FROM (
 CHANNEL = f"""CASE
         WHEN src IS NULL AND med IS NULL AND camp IS NULL THEN
             CASE WHEN referrer_host IS NULL THEN 'direct'
-                 WHEN page_site = referrer_site OR ends_with(page_site, '.' || referrer_site)
-                     OR ends_with(referrer_site, '.' || page_site) THEN 'internal'
+                 WHEN page_site = referrer_site THEN 'internal'
                  ELSE referrer_kind END
         WHEN src IN ('(direct)', 'direct') AND coalesce(med, '') IN ('', '(not set)', '(none)') THEN 'direct'
         WHEN contains(camp, 'cross-network') THEN 'cross_network'
@@ -160,6 +163,7 @@ CHANNEL = f"""CASE
         WHEN list_contains({rules.PAID_SEARCH}, med) THEN 'paid_search'
         WHEN list_contains({rules.PAID_SOCIAL}, med) THEN 'paid_social'
         WHEN paid THEN 'paid_other'
+        WHEN med = 'ai-assistant' THEN 'ai_assistant'
         WHEN regexp_matches(src, '{rules.SHOPPING}') OR regexp_matches(camp, '{rules.SHOP_CAMPAIGN}') THEN 'organic_shopping'
         WHEN regexp_matches(src, '{rules.SOCIAL}') OR list_contains({rules.SOCIAL_MEDIA}, med) THEN 'social'
         WHEN regexp_matches(src, '{rules.VIDEO}') OR contains(med, 'video') THEN 'organic_video'
@@ -320,10 +324,13 @@ def main():
     fill = dict(lake=args.lake, columns=COLUMNS)
     db.execute(LOAD.format(**fill))
     db.execute(DIMENSIONS.replace('{shopping}', rules.SHOPPING).replace('{social}', rules.SOCIAL)
-               .replace('{video}', rules.VIDEO).replace('{search}', rules.SEARCH))
+               .replace('{video}', rules.VIDEO).replace('{search}', rules.SEARCH)
+               .replace('{assistants}', rules.ASSISTANTS).replace('{passed_through}', rules.PASSED_THROUGH)
+               .replace('{registrable}', rules.REGISTRABLE))
     db.execute(SESSIONIZE)
     db.execute(EVENTS.format(
-        channel=CHANNEL, version=rules.VERSION, click_source=of_click(0), click_medium=of_click(1)))
+        channel=CHANNEL, version=rules.VERSION, click_source=of_click(0), click_medium=of_click(1),
+        assistants=rules.ASSISTANTS))
     write(db, args.out, "events", "enriched")
     db.execute(f"CREATE OR REPLACE VIEW enriched AS FROM read_parquet('{args.out}/events/*/*.parquet', hive_partitioning = true)")
     db.execute(SESSIONS)

@@ -121,7 +121,7 @@ def dimensions(raw):
     pages = (
         pages.with_columns(
             [param(name) for name in UTM + CLICK_IDS],
-            page_site=col("page_host").str.replace(r"^(www\.)+", ""),
+            page_site=pl.coalesce(col("page_host").str.extract(f"({rules.REGISTRABLE})"), "page_host"),
         )
         .with_columns(
             url_click_id=pl.coalesce(["url_" + name for name in CLICK_IDS]),
@@ -135,8 +135,10 @@ def dimensions(raw):
         raw.select("referrer_url").unique().drop_nulls()
         .with_columns(referrer_host=col("referrer_url").str.extract(host).str.to_lowercase())
         .with_columns(
-            referrer_site=referrer.str.replace(r"^(www\.)+", ""),
-            referrer_kind=pl.when(referrer.str.contains(rules.SHOPPING)).then(pl.lit("organic_shopping"))
+            referrer_site=pl.coalesce(referrer.str.extract(f"({rules.REGISTRABLE})"), referrer),
+            referrer_kind=pl.when(referrer.str.contains(rules.PASSED_THROUGH)).then(pl.lit("internal"))
+            .when(referrer.str.contains(rules.ASSISTANTS)).then(pl.lit("ai_assistant"))
+            .when(referrer.str.contains(rules.SHOPPING)).then(pl.lit("organic_shopping"))
             .when(referrer.str.contains(rules.SOCIAL)).then(pl.lit("social"))
             .when(referrer.str.contains(rules.VIDEO)).then(pl.lit("organic_video"))
             .when(referrer.str.contains(rules.SEARCH)).then(pl.lit("organic_search")).otherwise(pl.lit("referral")),
@@ -182,7 +184,9 @@ def channel():
     click = lambda part: col("click_id_type").replace_strict(
         {kind: names[part] for kind, names in rules.CLICKS.items()}, default=None, return_dtype=pl.String)
     sent = lambda name: pl.when(col(name).str.strip_chars() != "").then(col(name).str.strip_chars().str.to_lowercase())
-    src, med, camp = pl.coalesce(sent("utm_source"), click(0)), pl.coalesce(sent("utm_medium"), click(1)), sent("utm_campaign")
+    src, camp = pl.coalesce(sent("utm_source"), click(0)), sent("utm_campaign")
+    of_assistant = pl.when(src.str.contains(rules.ASSISTANTS)).then(pl.lit("ai-assistant"))
+    med = pl.coalesce(sent("utm_medium"), click(1), of_assistant)
     page, referrer = col("page_site"), col("referrer_site")
     of = lambda sites: src.str.contains(sites).fill_null(False)
     med_is = lambda names: med.is_in(names).fill_null(False)
@@ -193,8 +197,7 @@ def channel():
     shopping = of(rules.SHOPPING) | camp.str.contains(rules.SHOP_CAMPAIGN).fill_null(False)
     return (
         pl.when(unmarked & col("referrer_host").is_null()).then(pl.lit("direct"))
-        .when(unmarked & ((page == referrer) | page.str.ends_with(pl.lit(".") + referrer)
-                          | referrer.str.ends_with(pl.lit(".") + page))).then(pl.lit("internal"))
+        .when(unmarked & (page == referrer)).then(pl.lit("internal"))
         .when(unmarked).then("referrer_kind")
         .when(src_is(["(direct)", "direct"]) & med.fill_null("").is_in(["", "(not set)", "(none)"])).then(pl.lit("direct"))
         .when(camp.str.contains("cross-network", literal=True).fill_null(False)).then(pl.lit("cross_network"))
@@ -206,6 +209,7 @@ def channel():
         .when(med_is(rules.PAID_SEARCH)).then(pl.lit("paid_search"))
         .when(med_is(rules.PAID_SOCIAL)).then(pl.lit("paid_social"))
         .when(paid).then(pl.lit("paid_other"))
+        .when(med_is(["ai-assistant"])).then(pl.lit("ai_assistant"))
         .when(shopping).then(pl.lit("organic_shopping"))
         .when(of(rules.SOCIAL) | med_is(rules.SOCIAL_MEDIA)).then(pl.lit("social"))
         .when(of(rules.VIDEO) | med_has("video")).then(pl.lit("organic_video"))

@@ -232,6 +232,7 @@ class Configured(support.Case):
                            ('[[quality.no_such]]\ncheck = "unique"\ncolumns = ["x"]\n', "no table `no_such`"),
                            ('[[quality.orders]]\ncheck = "unqiue"\n', "no such check"),
                            ('[channels]\n[[channels.rules]]\nchannel = "x"\nsource = "y"\n', "version"),
+                           ('[channels]\nversion = 1000\nown_domains = ["co.uk"]\n', "own_domains"),
                            ('[currency]\nreporting = "euro"\nrates = "x.csv"\n', "ISO 4217"),
                            ('[sources.db]\nkind = "mysql"\nhost = "h"\ndatabase = "d"\nuser = "u"\n'
                             'password = "p"\n[sources.db.orders]\n', "password")):

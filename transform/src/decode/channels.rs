@@ -2,222 +2,31 @@
 //!
 //! The default rules follow Google's description of the default channel group
 //! (<https://support.google.com/analytics/answer/9756891>) in its order; which sites
-//! are search engines, social networks, shops and video sites is our own list.
+//! are search engines, AI assistants, social networks, shops and video sites is our own list.
 //! Source and medium are what GA4 would make of a visit: the campaign's marks, else
 //! an advertising click's, else the referrer.
 //!
 //! Where GA4 says "paid other" or "unassigned" though the medium itself names a
 //! channel (`paid_social`, `newsletter`), that channel is taken. `internal` is ours:
-//! a page of the shop led to this one.
+//! the visit goes on. A page of the shop led to this one, or one that the visit only
+//! passed through, to pay or to sign in; where it came from was said before.
 
 use std::fmt::Write as _;
 
 use serde::Deserialize;
 
 use super::known::{Found, Known};
+use super::site_lists::{ASSISTANTS, SHOPPING, SOCIAL, VIDEO};
+use super::sites::{self, Site, same_site};
 
 /// Version of the default rules. A shop's own rules have the version that it gives them.
-pub const CHANNEL_RULES_VERSION: i32 = 2;
+pub const CHANNEL_RULES_VERSION: i32 = 3;
 /// Versions below are those of default rules.
 const FIRST_OWN_VERSION: i32 = 1_000;
 /// In a condition: where there is no value.
 const NONE: &str = "(none)";
-
-/// Search engines. `name.` is a label of the host anywhere, the rest is a host or above it.
-const SEARCH: &[&str] = &[
-    "360.cn",
-    "aol.",
-    "ask.",
-    "avg.",
-    "babylon.",
-    "baidu.",
-    "bing.",
-    "centrum.",
-    "cnn.",
-    "daum.",
-    "dogpile.",
-    "duckduckgo.",
-    "ecosia.",
-    "ekolay.",
-    "eniro.",
-    "exalead.",
-    "excite.",
-    "google.",
-    "goo.ne.jp",
-    "haosou.",
-    "incredimail.",
-    "kvasir.",
-    "lycos.",
-    "mail.ru",
-    "mojeek.",
-    "msn.",
-    "naver.",
-    "onet.",
-    "presearch.",
-    "qwant.",
-    "rakuten.co.jp",
-    "rambler.",
-    "search.brave.com",
-    "searx.",
-    "seznam.",
-    "sm.cn",
-    "so.com",
-    "sogou.",
-    "startpage.",
-    "startsiden.",
-    "swisscows.",
-    "terra.",
-    "tut.by",
-    "ukr.",
-    "virgilio.",
-    "yahoo.",
-    "yandex.",
-    "ya.ru",
-    "you.com",
-    "zoznam.",
-];
-/// Social networks.
-const SOCIAL: &[&str] = &[
-    "badoo.",
-    "bebo.",
-    "blogger.",
-    "blogspot.",
-    "bsky.",
-    "classmates.",
-    "deviantart.",
-    "discord.",
-    "douban.",
-    "facebook.",
-    "fb.",
-    "fb.me",
-    "flickr.",
-    "flipboard.",
-    "foursquare.",
-    "gab.",
-    "goodreads.",
-    "hootsuite.",
-    "ig.",
-    "imgur.",
-    "instagram.",
-    "kakao.",
-    "l.wl.co",
-    "line.me",
-    "linkedin.",
-    "linktr.ee",
-    "livejournal.",
-    "lnkd.in",
-    "mastodon.",
-    "medium.com",
-    "meetup.",
-    "messenger.",
-    "meta.",
-    "mixi.",
-    "myspace.",
-    "news.ycombinator.com",
-    "nextdoor.",
-    "odnoklassniki.",
-    "ok.ru",
-    "pinterest.",
-    "plurk.",
-    "quora.",
-    "reddit.",
-    "renren.",
-    "skype.",
-    "slashdot.",
-    "snapchat.",
-    "stackoverflow.",
-    "t.co",
-    "t.me",
-    "taringa.",
-    "telegram.",
-    "threads.",
-    "tiktok.",
-    "tinder.",
-    "truthsocial.",
-    "tumblr.",
-    "tripadvisor.",
-    "twitter.",
-    "viadeo.",
-    "viber.",
-    "vk.",
-    "vk.com",
-    "vkontakte.",
-    "wechat.",
-    "weibo.",
-    "weixin.",
-    "whatsapp.",
-    "wordpress.",
-    "x.com",
-    "xing.",
-    "yammer.",
-    "yelp.",
-    "zalo.",
-];
-/// Shops and price comparisons.
-const SHOPPING: &[&str] = &[
-    "alibaba.",
-    "aliexpress.",
-    "allegro.",
-    "amazon.",
-    "americanas.",
-    "bol.com",
-    "cdiscount.",
-    "ebay.",
-    "etsy.",
-    "flipkart.",
-    "fruugo.",
-    "idealo.",
-    "igshopping.",
-    "jd.com",
-    "kaufland.",
-    "kelkoo.",
-    "lazada.",
-    "mercadolibre.",
-    "mercadolivre.",
-    "newegg.",
-    "nextag.",
-    "ozon.",
-    "otto.de",
-    "pricegrabber.",
-    "pricerunner.",
-    "pricespy.",
-    "shein.",
-    "shopee.",
-    "shopify.",
-    "shopping.",
-    "shopzilla.",
-    "taobao.",
-    "temu.",
-    "tmall.",
-    "trendyol.",
-    "walmart.",
-    "wayfair.",
-    "wish.",
-    "zalando.",
-];
-/// Video sites.
-const VIDEO: &[&str] = &[
-    "bilibili.",
-    "crackle.",
-    "curiositystream.",
-    "dailymotion.",
-    "disneyplus.",
-    "hulu.",
-    "iqiyi.",
-    "netflix.",
-    "nicovideo.",
-    "peertube.",
-    "rumble.",
-    "ted.",
-    "twitch.",
-    "utreon.",
-    "veoh.",
-    "vimeo.",
-    "wistia.",
-    "youku.",
-    "youtu.be",
-    "youtube.",
-];
+/// The medium of a visit that an AI assistant led here, as Google Analytics calls it.
+const ASSISTANT: &str = "ai-assistant";
 
 /// `[channels]` of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -225,6 +34,10 @@ const VIDEO: &[&str] = &[
 pub struct ChannelRules {
     version: Option<i32>,
     rules: Vec<Rule>,
+    /// Hosts beside the default ones through which a visit only passes.
+    ignored_referrers: Vec<String>,
+    /// Hosts of the shop's other sites.
+    own_domains: Vec<String>,
     known: Known,
 }
 
@@ -235,6 +48,10 @@ struct Settings {
     version: Option<i32>,
     #[serde(default)]
     rules: Vec<Rule>,
+    #[serde(default)]
+    ignored_referrers: Vec<String>,
+    #[serde(default)]
+    own_domains: Vec<String>,
 }
 
 /// A rule of the shop: every condition that it has must hold.
@@ -294,7 +111,7 @@ impl TryFrom<Settings> for ChannelRules {
     type Error = String;
 
     fn try_from(settings: Settings) -> Result<Self, String> {
-        let Settings { version, rules } = settings;
+        let Settings { version, rules, ignored_referrers, own_domains } = settings;
         for (at, rule) in rules.iter().enumerate() {
             let nth = at + 1;
             if rule.channel.trim().is_empty() {
@@ -308,18 +125,30 @@ impl TryFrom<Settings> for ChannelRules {
                 ));
             }
         }
+        let ignored_referrers = hosts("ignored_referrers", &ignored_referrers)?;
+        let own_domains = hosts("own_domains", &own_domains)?;
+        let is_default = rules.is_empty() && ignored_referrers.is_empty() && own_domains.is_empty();
         match version {
-            None if !rules.is_empty() => Err(format!(
-                "[channels] has rules and no `version`: give one from {FIRST_OWN_VERSION} on, and \
-                 another one whenever a rule changes; it stands in channel_rules_version"
+            None if !is_default => Err(format!(
+                "[channels] has rules or hosts and no `version`: give one from {FIRST_OWN_VERSION} \
+                 on, and another one whenever one of them changes; it stands in \
+                 channel_rules_version"
             )),
             Some(version) if version < FIRST_OWN_VERSION => Err(format!(
                 "version {version} of [channels] is kept for default rules: take one from \
                  {FIRST_OWN_VERSION} on"
             )),
-            _ => Ok(Self { version, rules, known: Known::default() }),
+            _ => {
+                let known = Known::default();
+                Ok(Self { version, rules, ignored_referrers, own_domains, known })
+            }
         }
     }
+}
+
+fn hosts(key: &str, given: &[String]) -> Result<Vec<String>, String> {
+    let hosts = given.iter().map(|text| sites::configured(text));
+    hosts.collect::<Result<_, _>>().map_err(|error| format!("{key} of [channels]: {error}"))
 }
 
 impl Rule {
@@ -370,29 +199,49 @@ impl ChannelRules {
     /// The channel of an event.
     #[must_use]
     pub fn channel(&self, traffic: &Traffic<'_>) -> &str {
-        let is_internal =
-            || traffic.page_host.zip(traffic.referrer_host).is_some_and(|(a, b)| same_site(a, b));
+        let hosts = traffic.page_host.zip(traffic.referrer_host);
+        let is_same_site = hosts.is_some_and(|(page, referrer)| same_site(page, referrer));
         // Most events are of the visit's middle: nothing of them is looked up.
         if self.rules.is_empty() && !traffic.has_marks() {
             match traffic.referrer_host {
                 None => return "direct",
-                Some(_) if is_internal() => return "internal",
+                Some(_) if is_same_site => return "internal",
                 Some(_) => {}
             }
         }
-        let key = traffic.key(is_internal());
-        let found = self.known.of(key, || self.decide(traffic));
+        let found = self.known.of(traffic.key(is_same_site), || self.decide(traffic, is_same_site));
         match found {
             Found::Own(at) => self.rules.get(at).map_or("unassigned", |rule| &rule.channel),
             Found::Default(channel) => channel,
         }
     }
 
-    fn decide(&self, traffic: &Traffic<'_>) -> Found {
+    fn decide(&self, traffic: &Traffic<'_>, is_same_site: bool) -> Found {
         match self.rules.iter().position(|rule| rule.fits(traffic)) {
             Some(at) => Found::Own(at),
-            None => Found::Default(by_default(traffic)),
+            None => Found::Default(self.by_default(traffic, is_same_site)),
         }
+    }
+
+    fn by_default(&self, traffic: &Traffic<'_>, is_same_site: bool) -> &'static str {
+        let marked = Visit::marked(traffic);
+        if !marked.is_unmarked() {
+            return marked.channel();
+        }
+        let referrer = sites::normal(traffic.referrer_host.unwrap_or_default());
+        if referrer.is_empty() {
+            "direct"
+        } else if is_same_site || self.goes_on_from(Site::new(&referrer)) {
+            "internal"
+        } else {
+            Visit::referred(&referrer).channel()
+        }
+    }
+
+    /// True for a site that is no source of visits.
+    fn goes_on_from(&self, referrer: Site<'_>) -> bool {
+        let mut own = self.own_domains.iter().chain(&self.ignored_referrers);
+        own.any(|host| referrer.is_at(host)) || referrer.is_passed_through()
     }
 }
 
@@ -408,12 +257,13 @@ impl<'a> Traffic<'a> {
 
     /// The same for traffic that no rule tells apart: each text with its length, so that no two
     /// lists of texts are alike. Of the page's host it matters only whether the referrer is of
-    /// the same site.
-    fn key(&self, is_internal: bool) -> String {
+    /// the same site. Which hosts are ignored or the shop's own is the same for all that share
+    /// a cache.
+    fn key(&self, is_same_site: bool) -> String {
         let texts = self.asked();
         let bytes: usize = texts.iter().flatten().map(|text| text.len()).sum();
         let mut key = String::with_capacity(bytes + 20 * texts.len());
-        key.push(if is_internal { 'i' } else { 'e' });
+        key.push(if is_same_site { 's' } else { 'o' });
         for text in texts {
             match text {
                 // Writing to a String does not fail.
@@ -432,38 +282,6 @@ struct Visit {
     campaign: String,
 }
 
-fn by_default(traffic: &Traffic<'_>) -> &'static str {
-    let lower = |text: Option<&str>| text.unwrap_or_default().trim().to_lowercase();
-    let mut visit = Visit {
-        source: lower(traffic.source),
-        medium: lower(traffic.medium),
-        campaign: lower(traffic.campaign),
-    };
-    if let Some((source, medium)) = traffic.click_id_type.and_then(of_click) {
-        if visit.medium.is_empty() {
-            medium.clone_into(&mut visit.medium);
-        }
-        if visit.source.is_empty() {
-            source.clone_into(&mut visit.source);
-        }
-    }
-    let has_marks = |visit: &Visit| {
-        [&visit.source, &visit.medium, &visit.campaign].iter().any(|text| !text.is_empty())
-    };
-    if !has_marks(&visit) {
-        let Some(referrer) = traffic.referrer_host else { return "direct" };
-        if traffic.page_host.is_some_and(|page| same_site(page, referrer)) {
-            return "internal";
-        }
-        visit.source = referrer.to_lowercase();
-        visit.medium = match is_in(SEARCH, &visit.source) {
-            true => "organic".to_owned(),
-            false => "referral".to_owned(),
-        };
-    }
-    visit.channel()
-}
-
 /// The source and medium of an advertising click.
 fn of_click(click_id_type: &str) -> Option<(&'static str, &'static str)> {
     Some(match click_id_type {
@@ -480,11 +298,57 @@ fn of_click(click_id_type: &str) -> Option<(&'static str, &'static str)> {
 }
 
 impl Visit {
+    /// As the campaign's marks say, else the click.
+    fn marked(traffic: &Traffic<'_>) -> Self {
+        let lower = |text: Option<&str>| text.unwrap_or_default().trim().to_lowercase();
+        let mut visit = Self {
+            source: lower(traffic.source),
+            medium: lower(traffic.medium),
+            campaign: lower(traffic.campaign),
+        };
+        if let Some((source, medium)) = traffic.click_id_type.and_then(of_click) {
+            if visit.medium.is_empty() {
+                medium.clone_into(&mut visit.medium);
+            }
+            if visit.source.is_empty() {
+                source.clone_into(&mut visit.source);
+            }
+        }
+        // ChatGPT marks its links with utm_source=chatgpt.com and nothing else.
+        if visit.medium.is_empty() && visit.is_of_assistant() {
+            ASSISTANT.clone_into(&mut visit.medium);
+        }
+        visit
+    }
+
+    /// As the host says that led here.
+    fn referred(referrer: &str) -> Self {
+        let mut visit = Self {
+            source: referrer.to_owned(),
+            medium: "referral".to_owned(),
+            campaign: String::new(),
+        };
+        if visit.is_of_assistant() {
+            ASSISTANT.clone_into(&mut visit.medium);
+        }
+        visit
+    }
+
+    fn is_unmarked(&self) -> bool {
+        [&self.source, &self.medium, &self.campaign].iter().all(|text| text.is_empty())
+    }
+
+    fn is_of_assistant(&self) -> bool {
+        Site::new(&sites::normal(&self.source)).is_in(ASSISTANTS)
+    }
+
     /// The first rule that fits: the order is GA4's.
     fn channel(&self) -> &'static str {
         let (source, medium) = (self.source.as_str(), self.medium.as_str());
+        let host = sites::normal(source);
+        let site = Site::new(&host);
         let medium_is = |names: &[&str]| names.contains(&medium);
-        let of = |sites: &[&str]| is_in(sites, source);
+        let of = |list: &[&str]| site.is_in(list);
         let is_paid = medium.contains("cp")
             || medium_is(&["ppc", "retargeting"])
             || medium.starts_with("paid");
@@ -506,7 +370,7 @@ impl Visit {
             "cross_network"
         } else if is_shopping && is_paid {
             "paid_shopping"
-        } else if of(SEARCH) && is_paid {
+        } else if site.is_search() && is_paid {
             "paid_search"
         } else if of(SOCIAL) && is_paid {
             "paid_social"
@@ -520,13 +384,15 @@ impl Visit {
             "paid_social"
         } else if is_paid {
             "paid_other"
+        } else if medium == ASSISTANT {
+            "ai_assistant"
         } else if is_shopping {
             "organic_shopping"
         } else if of(SOCIAL) || medium_is(&social_media) {
             "social"
         } else if of(VIDEO) || medium.contains("video") {
             "organic_video"
-        } else if of(SEARCH) || medium == "organic" {
+        } else if site.is_search() || medium == "organic" {
             "organic_search"
         } else if medium_is(&["referral", "app", "link"]) {
             "referral"
@@ -559,27 +425,6 @@ fn names_a_shop(campaign: &str) -> bool {
             let before = campaign[..at].chars().next_back();
             before.is_none_or(|c| c == 'e' || !c.is_ascii_lowercase())
         })
-}
-
-fn is_in(sites: &[&str], source: &str) -> bool {
-    let host = source.strip_prefix("www.").unwrap_or(source);
-    sites.iter().any(|site| match site.strip_suffix('.') {
-        Some(name) => host.split('.').any(|label| label == name),
-        None => {
-            host.strip_suffix(site).is_some_and(|above| above.is_empty() || above.ends_with('.'))
-        }
-    })
-}
-
-/// True for `shop.example` and `www.shop.example`: equal, or one is below the other.
-fn same_site(a: &str, b: &str) -> bool {
-    let (a, b) = (a.trim_start_matches("www."), b.trim_start_matches("www."));
-    let below = |long: &str, short: &str| {
-        long.len() > short.len() && long.ends_with(short) && {
-            long.as_bytes()[long.len() - short.len() - 1] == b'.'
-        }
-    };
-    a == b || below(a, b) || below(b, a)
 }
 
 #[cfg(test)]

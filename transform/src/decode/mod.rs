@@ -7,3 +7,5 @@ pub mod enrich;
 pub mod hash;
 mod known;
 pub mod raw;
+mod site_lists;
+mod sites;

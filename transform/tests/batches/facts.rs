@@ -74,6 +74,41 @@ async fn a_refund_months_later_recomputes_the_day_of_its_order_and_no_other() {
 }
 
 #[tokio::test]
+async fn who_comes_back_from_paying_or_signing_in_goes_on_with_the_visit() {
+    let mut shop = Shop::new().await;
+    let on = |mut event: Event<'static>, page: &'static str, referrer: &'static str| {
+        event.page_url = Some(page.into());
+        event.referrer_url = Some(referrer.into());
+        event
+    };
+    let landing = view("a", "v", "2026-03-10T10:00:00Z");
+    let signed_in = view("b", "v", "2026-03-10T10:04:00Z");
+    let paid = view("c", "v", "2026-03-10T10:09:00Z");
+    let bought = purchase("d", "v", "2026-03-10T10:09:01Z", "o1");
+    let back = "https://shop.brand.example/thanks";
+    shop.land(&[
+        on(landing, "https://www.brand.example/?gclid=x", "https://www.google.com/"),
+        on(signed_in, "https://www.brand.example/account", "https://accounts.google.com/"),
+        on(paid, back, "https://www.paypal.com/checkoutnow"),
+        on(bought, back, "https://www.paypal.com/checkoutnow"),
+    ])
+    .await;
+    let orders = "order_id,customer_id,ordered_at,total\no1,c1,2026-03-10T10:09:00Z,10\n";
+    shop.export("orders", "20260312T000000", orders);
+    shop.run().await;
+    assert_eq!(
+        shop.sql("SELECT event_id, channel, channel_rules_version FROM events").await,
+        ["a|paid_search|3", "b|internal|3", "c|internal|3", "d|internal|3"]
+    );
+    let sessions = "SELECT channel, last_channel, has_purchase FROM sessions";
+    assert_eq!(shop.sql(sessions).await, ["paid_search|paid_search|true"]);
+    let enriched = "SELECT order_id, channel FROM orders_enriched";
+    assert_eq!(shop.sql(enriched).await, ["o1|paid_search"]);
+    let credits = format!("{CREDITS} WHERE model = 'last_non_direct'");
+    assert_eq!(shop.sql(&credits).await, ["o1|last_non_direct|1|paid_search|v|1.0000|10.0000"]);
+}
+
+#[tokio::test]
 async fn an_order_costs_what_its_products_did_when_it_was_placed() {
     let shop = Shop::new().await;
     shop.export("products", "20260309T120000", "product_id,price,cost\np1,5,1\n");
