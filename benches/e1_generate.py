@@ -192,7 +192,10 @@ SELECT collector, received_ts,
            || '&utm_medium=' || pick(['cpc','email','social'], s, 'medium') ELSE '' END)
     || text_field('page_title', CASE event_name WHEN 'page_view' THEN 'Home' WHEN 'search' THEN 'Search'
         WHEN 'product_list_view' THEN dept_of(k) WHEN 'purchase' THEN 'Thank you' ELSE name_of(k) END)
-    || text_field('referrer_url', CASE WHEN p > 0 THEN 'https://shop.example/' WHEN via < 0.35 THEN 'https://www.google.com/'
+    || text_field('referrer_url', CASE WHEN event_name = 'purchase' AND via > 0.3 THEN 'https://www.paypal.com/'
+        WHEN event_name = 'purchase' THEN 'https://www.shop.example/' WHEN p > 0 THEN 'https://shop.example/'
+        WHEN via < 0.03 THEN 'https://chatgpt.com/' WHEN via < 0.05 THEN 'https://mail.google.com/'
+        WHEN via < 0.35 THEN 'https://www.google.com/'
         WHEN via < 0.42 THEN 'https://www.facebook.com/' WHEN via < 0.5 THEN 'https://blog.example/reviews' END)
     || CASE WHEN p = 0 AND via > 0.8 THEN '' ||
         text_field('utm_source', pick(['google','facebook','newsletter'], s, 'src'))
