@@ -26,7 +26,7 @@ const COMPUTED: &str = "
 WITH moves AS (
   SELECT i.session_id, coalesce(i.product_id, i.sku, i.name) AS product, i.product_id, i.name,
     i.price, i.currency, i.dt, i.event_ts, i.event_id, i.item_index,
-    i.event_name = 'add_to_cart' AS added, coalesce(pieces(i.quantity), 1) AS quantity
+    i.event_name = 'add_to_cart' AS added, CASE WHEN i.quantity IS NULL THEN 1 ELSE pieces(i.quantity) END AS quantity
   FROM event_items i
   JOIN (SELECT session_id FROM sessions WHERE has_add_to_cart AND NOT has_purchase AND NOT is_bot) s
     ON i.session_id = s.session_id
