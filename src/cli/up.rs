@@ -82,10 +82,10 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         catch_up(&sink, &lake, context).await?;
     }
     stop_etl.cancel();
-    etl.await?;
+    let mut said = etl.await?;
     let _ = super::etl::land_foreign(&lake, &context.config.raw).await;
     let report = clickmill_transform::run(&lake, &options, &Silent).await?;
-    say(&report, &mut Vec::new());
+    say(&report, &mut said);
     eprintln!("clickmill up: {}", describe_drain(drained.left, &spool));
     Ok(ExitCode::SUCCESS)
 }
@@ -120,19 +120,20 @@ async fn catch_up(sink: &SinkChoice, lake: &Lake, context: &Context) -> anyhow::
     Ok(())
 }
 
-/// Runs the ETL again and again. A failure is said and tried again: nothing is lost meanwhile.
+/// Runs the ETL again and again, and answers what it has said. A failure is said and tried again:
+/// nothing is lost meanwhile.
 async fn schedule(
     lake: Lake,
     options: RunOptions,
     raw: Vec<RawLocation>,
     every: Duration,
     stop: CancellationToken,
-) {
+) -> Said {
     let mut wait = every;
-    let mut said = Vec::new();
+    let mut said = Said::default();
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => return said,
             () = tokio::time::sleep(wait) => {}
         }
         // A location that failed is in the log, and is tried again with the next run.
@@ -155,7 +156,7 @@ async fn schedule(
 }
 
 /// Says what a run did, and of its notices those that the run before had not.
-fn say(report: &RunReport, said: &mut Vec<Notice>) {
+fn say(report: &RunReport, said: &mut Said) {
     for batch in &report.batches {
         let count =
             |name: &str| -> u64 { batch.jobs.iter().filter_map(|job| job.counts.get(name)).sum() };
@@ -167,18 +168,32 @@ fn say(report: &RunReport, said: &mut Vec<Notice>) {
             count("rejects")
         );
     }
-    if report.batches.is_empty() {
-        return;
-    }
-    for notice in news(&report.notices, said) {
+    for notice in said.news(&report.notices, !report.batches.is_empty()) {
         eprintln!("note: {notice}");
     }
 }
 
-/// What was not said of the run before. What went away and comes back is said again.
-fn news(notices: &[Notice], said: &mut Vec<Notice>) -> Vec<Notice> {
-    let before = std::mem::replace(said, notices.to_vec());
-    notices.iter().filter(|notice| !before.contains(notice)).cloned().collect()
+/// What need not be said again.
+#[derive(Default)]
+struct Said {
+    /// Of the last run.
+    last: Vec<Notice>,
+    /// Of the last one that had a batch: one that found nothing to do looks at less.
+    with_batch: Vec<Notice>,
+}
+
+impl Said {
+    /// What was not said before. What went away and comes back is said again.
+    fn news(&mut self, notices: &[Notice], has_batch: bool) -> Vec<Notice> {
+        let is_new =
+            |notice: &&Notice| !self.last.contains(notice) && !self.with_batch.contains(notice);
+        let news = notices.iter().filter(is_new).cloned().collect();
+        self.last = notices.to_vec();
+        if has_batch {
+            self.with_batch = notices.to_vec();
+        }
+        news
+    }
 }
 
 #[cfg(test)]
@@ -196,17 +211,23 @@ mod tests {
             problem: "it is left out".to_owned(),
             advice: "look".to_owned(),
         };
-        let mut said = Vec::new();
-        let runs: [(&[&str], &[&str]); 5] = [
-            (&["a"], &["a"]),
-            (&["a"], &[]),
-            (&["a", "b"], &["b"]),
-            (&["b"], &[]),
-            (&["a"], &["a"]),
+        let mut said = Said::default();
+        let (batch, idle) = (true, false);
+        let runs: [(bool, &[&str], &[&str]); 9] = [
+            (batch, &["a"], &["a"]),
+            (batch, &["a"], &[]),
+            (batch, &["a", "b"], &["b"]),
+            (batch, &["b"], &[]),
+            (batch, &["a"], &["a"]),
+            // An idle run says what it finds, and forgets nothing that a batch found.
+            (idle, &["stale"], &["stale"]),
+            (idle, &["stale"], &[]),
+            (batch, &["a", "stale"], &[]),
+            (batch, &["b"], &["b"]),
         ];
-        for (found, expected) in runs {
+        for (has_batch, found, expected) in runs {
             let found: Vec<Notice> = found.iter().map(|subject| notice(subject)).collect();
-            let news = news(&found, &mut said);
+            let news = said.news(&found, has_batch);
             let news: Vec<&str> = news.iter().map(|notice| notice.subject.as_str()).collect();
             assert_eq!(news, expected);
         }
