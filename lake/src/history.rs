@@ -12,12 +12,14 @@
 use std::collections::BTreeMap;
 
 use clickmill_schemas::Timestamp;
+use clickmill_schemas::tables::{QUALITY_RESULTS, TableSpec};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt as _, PutMode, PutOptions};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::table::Table;
 use crate::{Lake, LakeError};
 
 const BATCHES: &str = "_clickmill/batches";
@@ -66,6 +68,28 @@ impl Series {
             Self::Batches => BATCHES,
             Self::Snapshots => SNAPSHOTS,
         }
+    }
+}
+
+/// A table as readers of a snapshot see it, or of a lake that has none yet; `None` where it is not
+/// there for them.
+///
+/// `quality_results` they see as it is now. It is a log, and what a check says that ends a run
+/// would be in no snapshot: the run ends before it.
+///
+/// # Errors
+/// [`LakeError::Table`] where its log cannot be read.
+pub async fn open_table(
+    lake: &Lake,
+    snapshot: Option<&Snapshot>,
+    spec: &'static TableSpec,
+) -> Result<Option<Table>, LakeError> {
+    if spec.name == QUALITY_RESULTS.name {
+        return Table::open(lake, spec).await;
+    }
+    match snapshot.and_then(|snapshot| snapshot.tables.get(spec.name)) {
+        Some(version) => Table::open_at(lake, spec, *version).await.map(Some),
+        None => Ok(None),
     }
 }
 

@@ -10,7 +10,7 @@ use clickmill_lake::table::{
     LakeTable, ScanCounters, ScanTotals, Table, register_store, spec_in_log,
 };
 use clickmill_lake::{Lake, LakeError};
-use clickmill_schemas::tables::TABLES;
+use clickmill_schemas::tables::{TABLES, TableSpec};
 use datafusion::common::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::context::SQLOptions;
@@ -37,7 +37,7 @@ pub enum QueryError {
     /// The lake could not be read.
     #[error(transparent)]
     Lake(#[from] LakeError),
-    /// There is no snapshot yet.
+    /// There is neither a snapshot yet nor the word of a check.
     #[error("the lake {lake} has no tables yet: run `clickmill etl run --lake {lake}` first")]
     Empty {
         /// The lake.
@@ -74,7 +74,7 @@ pub struct ScanStats {
 /// An open session.
 pub struct Session {
     context: SessionContext,
-    snapshot: Snapshot,
+    snapshot: Option<Snapshot>,
     io: Arc<IoCounters>,
     io_at_open: (u64, u64),
     scans: Arc<ScanCounters>,
@@ -96,10 +96,14 @@ impl Session {
     pub async fn open_with(lake: &Lake, options: &SessionOptions) -> Result<Self, QueryError> {
         let (store, io) = CountingStore::new(Arc::clone(lake.store()));
         let lake = lake.with_store(store);
-        let Some(number) = history::newest(&lake, Series::Snapshots).await? else {
-            return Err(QueryError::Empty { lake: lake.url().to_string() });
+        let snapshot: Option<Snapshot> = match history::newest(&lake, Series::Snapshots).await? {
+            Some(number) => Some(history::read(&lake, Series::Snapshots, number).await?),
+            None => None,
         };
-        let snapshot: Snapshot = history::read(&lake, Series::Snapshots, number).await?;
+        let tables = tables_of(&lake, snapshot.as_ref()).await?;
+        if tables.is_empty() {
+            return Err(QueryError::Empty { lake: lake.url().to_string() });
+        }
 
         let mut config = SessionConfig::new().with_information_schema(true);
         if let Some(parallelism) = options.parallelism {
@@ -118,26 +122,19 @@ impl Session {
         datafusion_functions_json::register_all(&mut context).map_err(QueryError::Query)?;
 
         let scans = Arc::new(ScanCounters::default());
-        for (name, version) in &snapshot.tables {
-            // The rest are tables of the shop's own jobs.
-            let ours = TABLES.iter().copied().find(|spec| spec.name == name);
-            let spec = match ours {
-                Some(spec) => Some(spec),
-                None => spec_in_log(&lake, name).await?,
-            };
-            let Some(spec) = spec else { continue };
-            let table = Table::open_at(&lake, spec, *version).await?;
-            let provider = LakeTable::new(&table).with_counters(Arc::clone(&scans));
-            context.register_table(spec.name, Arc::new(provider)).map_err(QueryError::Query)?;
+        for table in &tables {
+            let provider = LakeTable::new(table).with_counters(Arc::clone(&scans));
+            let name = table.spec().name;
+            context.register_table(name, Arc::new(provider)).map_err(QueryError::Query)?;
         }
         let io_at_open = (io.bytes_read(), io.gets());
         Ok(Self { context, snapshot, io, io_at_open, scans })
     }
 
-    /// The snapshot that it sees.
+    /// The snapshot that it sees; `None` where the first run has not come so far.
     #[must_use]
-    pub fn snapshot(&self) -> &Snapshot {
-        &self.snapshot
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        self.snapshot.as_ref()
     }
 
     /// Runs one statement and streams its rows.
@@ -200,6 +197,21 @@ impl Session {
         let statements = DFParser::parse_sql(text).map_err(QueryError::Query)?;
         Ok(statements.iter().map(ToString::to_string).collect())
     }
+}
+
+/// The tables that readers of a snapshot see.
+async fn tables_of(lake: &Lake, snapshot: Option<&Snapshot>) -> Result<Vec<Table>, LakeError> {
+    let mut specs = TABLES.to_vec();
+    let named = snapshot.into_iter().flat_map(|snapshot| snapshot.tables.keys());
+    // The rest are tables of the shop's own jobs.
+    for name in named.filter(|name| TableSpec::find(name).is_none()) {
+        specs.extend(spec_in_log(lake, name).await?);
+    }
+    let mut tables = Vec::new();
+    for spec in specs {
+        tables.extend(history::open_table(lake, snapshot, spec).await?);
+    }
+    Ok(tables)
 }
 
 /// JSON of no one type (`properties->'x'`) as its text: neither JSON nor Parquet can hold the

@@ -150,7 +150,7 @@ fn print_stats(session: &Session, before: clickmill_query::ScanStats, rows: u64,
     let _ = writeln!(
         std::io::stderr(),
         "{rows} rows in {:.3} s; read {} from the object store in {} requests; \
-         files pruned {}/{}, partitions pruned {}/{} (snapshot {})",
+         files pruned {}/{}, partitions pruned {}/{}{}",
         started.elapsed().as_secs_f64(),
         human_bytes(now.bytes_read - before.bytes_read),
         now.gets - before.gets,
@@ -158,6 +158,6 @@ fn print_stats(session: &Session, before: clickmill_query::ScanStats, rows: u64,
         scans.files - before.scans.files,
         scans.partitions_pruned - before.scans.partitions_pruned,
         scans.partitions - before.scans.partitions,
-        session.snapshot().batch,
+        session.snapshot().map_or(String::new(), |seen| format!(" (snapshot {})", seen.batch)),
     );
 }
