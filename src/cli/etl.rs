@@ -11,7 +11,7 @@ use clickmill_delivery::firehose::{self, FirehoseError, LocationReport, RawLocat
 use clickmill_lake::Lake;
 use clickmill_lake::history::{self, Series, Snapshot};
 use clickmill_lake::landing::LandedObject;
-use clickmill_lake::table::{Table, spec_in_log};
+use clickmill_lake::table::spec_in_log;
 use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::{TABLES, TableSpec};
 use clickmill_transform::batch::{self, Batch};
@@ -67,7 +67,7 @@ struct RunArgs {
     /// Where the work runs: this machine
     #[arg(long, default_value = "local", value_parser = ["local"])]
     engine: String,
-    /// Exit with 3 where an input was left out or rows were rejected
+    /// Exit with 3 where an input was left out, rows were rejected or a check failed
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
@@ -120,7 +120,7 @@ pub async fn run(args: Args, context: &Context) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run_once(args, context, options, &lake).await,
         Command::Plan(args) => plan(args, options, &lake).await,
         Command::Backfill(args) => backfill::run(args, options, &lake).await,
-        Command::Status(args) => status(args, &lake).await,
+        Command::Status(args) => status(args, options, &lake).await,
     }
 }
 
@@ -297,7 +297,7 @@ async fn plan(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Res
         for job in &next.shop_jobs {
             let inputs = job.depends.join(", ");
             let mode = job.mode.name();
-            let when = match next.is_behind(&job.table, snapshot.as_ref()) {
+            let when = match next.is_behind(&job.table, snapshot.as_ref(), &options.quality) {
                 true => "it runs",
                 false => "it runs if its inputs change",
             };
@@ -351,14 +351,17 @@ struct TableStatus {
     /// It was held back by a check, or its job failed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     held_back: bool,
+    /// It is older than its checks of freshness allow: how old, and how old it may be.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    stale: Vec<String>,
     version: u64,
     rows: u64,
     files: usize,
     bytes: u64,
 }
 
-async fn status(args: ReportArgs, lake: &Lake) -> anyhow::Result<ExitCode> {
-    let status = gather_status(lake).await?;
+async fn status(args: ReportArgs, options: RunOptions, lake: &Lake) -> anyhow::Result<ExitCode> {
+    let status = gather_status(lake, &options).await?;
     if args.format == ReportFormat::Json {
         out!("{}", serde_json::to_string_pretty(&status)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -391,6 +394,9 @@ async fn status(args: ReportArgs, lake: &Lake) -> anyhow::Result<ExitCode> {
             table.version,
             if table.held_back { "  held back: see `etl run`" } else { "" }
         )?;
+        for problem in &table.stale {
+            out!("{:<22} stale: {problem}", "")?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -441,7 +447,7 @@ fn human_age(seconds: i64) -> String {
     }
 }
 
-async fn gather_status(lake: &Lake) -> anyhow::Result<Status> {
+async fn gather_status(lake: &Lake, options: &RunOptions) -> anyhow::Result<Status> {
     let newest = history::newest(lake, Series::Snapshots).await?;
     let newest_batch = history::newest(lake, Series::Batches).await?;
     let mut status = Status {
@@ -467,15 +473,18 @@ async fn gather_status(lake: &Lake) -> anyhow::Result<Status> {
     for name in snapshot.tables.keys().filter(|name| TableSpec::find(name).is_none()) {
         specs.extend(spec_in_log(lake, name).await?);
     }
+    let stale = status::stale_tables(lake, options, Timestamp::now()).await?;
     for spec in specs {
-        let Some(version) = snapshot.tables.get(spec.name) else { continue };
-        let table = Table::open_at(lake, spec, *version)
+        let table = history::open_table(lake, Some(&snapshot), spec)
             .await
             .with_context(|| format!("reading the table {}", spec.name))?;
+        let Some(table) = table else { continue };
+        let stale = stale.iter().filter(|stale| stale.table == spec.name);
         status.tables.push(TableStatus {
             table: spec.name.to_owned(),
             held_back: snapshot.held_back.contains_key(spec.name),
-            version: *version,
+            stale: stale.map(|stale| stale.problem.clone()).collect(),
+            version: table.version(),
             rows: table.rows(),
             files: table.files().len(),
             bytes: table.files().iter().map(|file| file.bytes).sum(),

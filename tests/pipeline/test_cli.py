@@ -220,6 +220,32 @@ class Configured(support.Case):
         rows = {table["table"]: table["rows"] for table in status["tables"]}
         self.assertEqual((rows["daily_names"], rows["quality_results"]), (len(expected), 1))
 
+    def test_a_table_that_grew_too_old_is_told_where_nothing_is_new(self):
+        check = '[[quality.events]]\ncheck = "freshness"\ncolumn = "received_ts"\nmax_age = "{}"\n'
+        self.configure("")
+        self.clickmill("etl", "run")
+        self.configure(check.format("36500d"))
+        self.assertNotIn("freshness", self.clickmill("etl", "run", "--strict").stderr.decode())
+        self.configure(check.format("0s"))
+        said = self.clickmill("etl", "run").stderr.decode()
+        self.assertIn("events: freshness: the newest received_ts is ", said)
+        result = self.clickmill("etl", "run", "--strict", code=3)
+        self.assertEqual((result.stdout, result.stderr.decode()),
+                         (b"Nothing new: every table is up to date.\n", said))
+        self.assertIn("stale: the newest received_ts is ", self.clickmill("etl", "status").stdout.decode())
+        status = json.loads(self.clickmill("etl", "status", "--format", "json").stdout)
+        self.assertEqual([table["table"] for table in status["tables"] if "stale" in table], ["events"])
+
+    def test_what_a_check_stopped_is_seen_by_sql_at_once(self):
+        self.configure('[sources.shop]\nkind = "files"\nformat = "csv"\npath = "exports"\n[sources.shop.orders]\n'
+                       '[[quality.orders]]\ncheck = "not_null"\ncolumns = ["customer_id"]\non_failure = "stop"\n')
+        (self.folder / "exports").mkdir()
+        (self.folder / "exports" / "orders.csv").write_text("order_id,ordered_at,total\no1,2026-03-10T10:00:00Z,10\n")
+        self.clickmill("etl", "run", code=1)
+        sql = "SELECT table_name, status, attempt FROM quality_results WHERE status = 'stopped'"
+        rows = self.clickmill("sql", "-c", sql, "--format", "csv").stdout.decode().split()
+        self.assertEqual(rows[1:], ["orders,stopped,1"])
+
     def test_what_is_wrong_with_a_job_or_a_check_ends_with_2_and_its_place(self):
         self.configure("")
         self.write_job(self.JOB.replace("FROM events", "FROM evnets"))

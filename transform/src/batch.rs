@@ -22,6 +22,7 @@ use crate::backfill::Backfill;
 use crate::columns::{self, OwnColumns};
 use crate::currency::{self, Rates};
 use crate::fresh::Fresh;
+use crate::quality::QualityConfig;
 use crate::record;
 use crate::run::{AttributionConfig, DailyJobs, RunOptions};
 use crate::sessionize::SessionsConfig;
@@ -32,6 +33,9 @@ use crate::watch;
 
 /// Stands for [`Batch::definition_of`] among the versions of what a table was derived from.
 pub(crate) const DEFINITION: &str = "@sql";
+/// Stands for [`QualityConfig::fingerprint`] among what a table would have taken in that was held
+/// back. Snapshots of before lack it: of them a change of the checks does not show.
+pub(crate) const CHECKS: &str = "@checks";
 /// Version of the batch file's JSON.
 const BATCH_VERSION: u32 = 2;
 /// Version of the rules of `attribution`: another one makes every order's rows anew.
@@ -183,7 +187,7 @@ impl Batch {
     }
 
     /// True where it takes in nothing and leaves no table behind.
-    fn is_idle(&self, previous: Option<&Snapshot>) -> bool {
+    fn is_idle(&self, previous: Option<&Snapshot>, quality: &QualityConfig) -> bool {
         let derived = |table: &&String| {
             crate::jobs::is_derived(table) || self.shop_jobs.iter().any(|job| job.table == **table)
         };
@@ -191,16 +195,27 @@ impl Batch {
             && self.replayed.is_empty()
             && self.backfill.is_none()
             && self.exports.is_empty()
-            && !self.targets.iter().filter(derived).any(|table| self.is_behind(table, previous))
+            && !self
+                .targets
+                .iter()
+                .filter(derived)
+                .any(|table| self.is_behind(table, previous, quality))
     }
 
-    /// True where a derived table has not taken in what its inputs, or its job's text, are now.
+    /// True where a derived table has not taken in what its inputs, or its job's text, are now; of
+    /// one that was held back where the checks are others, too.
     #[must_use]
-    pub fn is_behind(&self, table: &str, previous: Option<&Snapshot>) -> bool {
+    pub fn is_behind(
+        &self,
+        table: &str,
+        previous: Option<&Snapshot>,
+        quality: &QualityConfig,
+    ) -> bool {
         let Some(previous) = previous else { return !self.base.is_empty() };
         let is_current = |taken: &BTreeMap<String, u64>| {
             taken.iter().all(|(upstream, version)| match upstream.as_str() {
                 DEFINITION => self.definition_of(table) == Some(*version),
+                CHECKS => quality.fingerprint(table) == *version,
                 _ => self.base.get(upstream) == Some(version),
             })
         };
@@ -237,7 +252,8 @@ pub async fn next(
         previous => previous,
     };
     let (batch, notices) = plan(lake, targets, options, previous.as_ref()).await?;
-    if batch.is_idle(snapshot.as_ref()) && !batch.has_new_rates(previous.as_ref()) {
+    if batch.is_idle(snapshot.as_ref(), &options.quality) && !batch.has_new_rates(previous.as_ref())
+    {
         return Ok(Plan::Nothing(notices));
     }
     match write_down(lake, &batch).await? {

@@ -7,6 +7,8 @@
 //!
 //! A derived table whose checks say stop, and one whose job fails over the data, is held
 //! back: it stays as it was, and takes in what it missed with a later batch.
+//!
+//! A run that finds nothing new makes no batch; it says which tables grew too old meanwhile.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use datafusion::common::DataFusionError;
 use serde::{Deserialize, Serialize};
 
 use crate::TransformError;
-use crate::batch::{self, Batch, Plan};
+use crate::batch::{self, Batch, CHECKS, Plan};
 use crate::columns::OwnColumns;
 use crate::currency::CurrencyConfig;
 use crate::decode::channels::ChannelRules;
@@ -207,6 +209,11 @@ pub async fn run(
         match batch::next(lake, &targets, options).await? {
             Plan::Nothing(notices) => {
                 add_notices(&mut report.notices, notices);
+                // A batch has looked at its tables, as of just now.
+                if report.batches.is_empty() {
+                    let stale = quality::idle_notices(lake, options, &targets).await?;
+                    add_notices(&mut report.notices, stale);
+                }
                 return Ok(report);
             }
             Plan::Lost if lost >= MAX_PLAN_ATTEMPTS => {
@@ -312,11 +319,15 @@ async fn run_batch(
         add_notices(&mut notices, done.notices);
         for spec in step.tables.iter().filter(|_| step.is_derived()) {
             state.held_back.remove(spec.name);
+            let mut taken = taken.clone();
             let of = match done.is_held_back {
-                true => &mut state.held_back,
+                true => {
+                    taken.insert(CHECKS.to_owned(), options.quality.fingerprint(spec.name));
+                    &mut state.held_back
+                }
                 false => &mut state.derived_from,
             };
-            of.insert(spec.name.to_owned(), taken.clone());
+            of.insert(spec.name.to_owned(), taken);
         }
     }
     quality::record(&context, &steps).await?;

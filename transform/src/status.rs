@@ -1,4 +1,4 @@
-//! How fresh each source is, as of a snapshot.
+//! How fresh each source is, as of a snapshot, and which tables are older than their checks allow.
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
@@ -12,6 +12,9 @@ use serde::Serialize;
 
 use crate::TransformError;
 use crate::batch::Batch;
+use crate::quality;
+pub use crate::quality::Stale;
+use crate::run::RunOptions;
 
 const JOB: &str = "status";
 
@@ -54,12 +57,7 @@ pub async fn of_sources(
     let Some(version) = snapshot.tables.get(SOURCE_EXPORTS.name) else { return Ok(Vec::new()) };
     let table = Table::open_at(lake, &SOURCE_EXPORTS, *version).await?;
     let fail = TransformError::job(JOB);
-    let mut config = SessionConfig::new().with_target_partitions(1);
-    // The tables are Utf8.
-    config.options_mut().execution.parquet.schema_force_view_types = false;
-    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
-    let session = SessionContext::new_with_config(config);
-    register_store(&session.runtime_env(), lake)?;
+    let session = session(lake)?;
     let files = crate::jobs::table_of(&SOURCE_EXPORTS, table.files().to_vec());
     session.register_table("taken", files).map_err(&fail)?;
     let sql = "SELECT source, dataset, max(exported_at), count(*), sum(rows_read), sum(rows_taken), \
@@ -94,4 +92,27 @@ pub async fn of_sources(
         }
     }
     Ok(sources)
+}
+
+/// Tables that are older than their freshness checks allow at `now`, as they are.
+///
+/// # Errors
+/// [`TransformError`] where one cannot be read.
+pub async fn stale_tables(
+    lake: &Lake,
+    options: &RunOptions,
+    now: Timestamp,
+) -> Result<Vec<Stale>, TransformError> {
+    quality::stale(lake, options, &options.all_tables(), now).await
+}
+
+/// A session for a small question about a table.
+pub(crate) fn session(lake: &Lake) -> Result<SessionContext, TransformError> {
+    let mut config = SessionConfig::new().with_target_partitions(1);
+    // The tables are Utf8.
+    config.options_mut().execution.parquet.schema_force_view_types = false;
+    config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+    let session = SessionContext::new_with_config(config);
+    register_store(&session.runtime_env(), lake)?;
+    Ok(session)
 }

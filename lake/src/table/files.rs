@@ -80,6 +80,17 @@ impl DataFile {
         Some((bound("minValues")?, bound("maxValues")?.saturating_add(STATS_PRECISION)))
     }
 
+    /// The newest instant of a column in it, where the log has it; of its `dt` midnight.
+    /// Other writers cut it to milliseconds.
+    #[must_use]
+    pub fn newest(&self, column: &str) -> Option<Timestamp> {
+        if column == PARTITION_COLUMN {
+            return self.dt.map(Date::midnight);
+        }
+        let stats: serde_json::Value = serde_json::from_str(&self.stats).ok()?;
+        Timestamp::parse(stats.get("maxValues")?.get(column)?.as_str()?).ok()
+    }
+
     pub(super) fn partition_values(&self) -> HashMap<String, Option<String>> {
         self.dt.map(|dt| (PARTITION_COLUMN.to_owned(), Some(dt.to_string()))).into_iter().collect()
     }

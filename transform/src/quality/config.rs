@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use clickmill_schemas::tables::{EVENTS, Kind, TableSpec};
 use serde::Deserialize;
 
+use super::reconcile::Reconciliation;
 use crate::sources::config::Age;
 
 /// Days that reconciliation looks at, where nothing else is said.
@@ -33,17 +34,13 @@ pub enum Rule {
     Unique(Vec<String>),
     /// Every value of the column, in new rows, is one of these.
     AcceptedValues(String, Vec<String>),
-    /// The newest time in the column is at most so old when a batch is planned.
+    /// The newest time in the column is at most so old when a batch is planned, or a run finds
+    /// nothing to do.
     Freshness(String, Age),
     /// A batch changes the number of rows by at most so many percent.
     RowCountDrift(f64),
-    /// At least so many percent of the orders of the newest days were seen by the tracker.
-    Reconciliation {
-        /// Percent.
-        at_least: f64,
-        /// Days with orders.
-        days: u16,
-    },
+    /// The shop's orders and the tracker's purchases differ at most so much.
+    Reconciliation(Reconciliation),
 }
 
 /// What becomes of a table whose check fails.
@@ -69,6 +66,9 @@ struct Settings {
     values: Vec<String>,
     max_age: Option<Age>,
     percent: Option<f64>,
+    max_value_mismatch: Option<f64>,
+    max_currency_mismatch: Option<f64>,
+    max_event_only: Option<f64>,
     days: Option<u16>,
     #[serde(default)]
     on_failure: OnFailure,
@@ -79,6 +79,12 @@ impl QualityConfig {
     #[must_use]
     pub fn of(&self, table: &str) -> &[Check] {
         self.0.get(table).map_or(&[], Vec::as_slice)
+    }
+
+    /// A number that changes with the checks of a table.
+    pub(crate) fn fingerprint(&self, table: &str) -> u64 {
+        let text = format!("{:?}", self.of(table));
+        twox_hash::XxHash3_64::oneshot(text.as_bytes()) >> 1
     }
 
     /// The tables with checks.
@@ -113,21 +119,38 @@ impl TryFrom<BTreeMap<String, Vec<Settings>>> for QualityConfig {
 
 impl Settings {
     fn read(self, table: &str) -> Result<Check, String> {
-        let Self { check, columns, column, values, max_age, percent, days, on_failure } = self;
+        let Self { check, columns, column, values, max_age, days, on_failure, .. } = self;
+        let Self { percent, max_value_mismatch, max_currency_mismatch, max_event_only, .. } = self;
+        let shares = [
+            ("percent", percent),
+            ("max_value_mismatch", max_value_mismatch),
+            ("max_currency_mismatch", max_currency_mismatch),
+            ("max_event_only", max_event_only),
+        ];
         let is_given = [
             ("columns", !columns.is_empty()),
             ("column", column.is_some()),
             ("values", !values.is_empty()),
             ("max_age", max_age.is_some()),
-            ("percent", percent.is_some()),
             ("days", days.is_some()),
         ];
+        let is_given =
+            is_given.into_iter().chain(shares.map(|(name, share)| (name, share.is_some())));
         let (needs, may): (&[&str], &[&str]) = match check.as_str() {
             "not_null" | "unique" => (&["columns"], &[]),
             "accepted_values" => (&["column", "values"], &[]),
             "freshness" => (&["column", "max_age"], &[]),
             "row_count_drift" => (&["percent"], &[]),
-            "reconciliation" => (&["percent"], &["days"]),
+            "reconciliation" => (
+                &[],
+                &[
+                    "percent",
+                    "max_value_mismatch",
+                    "max_currency_mismatch",
+                    "max_event_only",
+                    "days",
+                ],
+            ),
             _ => {
                 return Err(
                     "there is no such check; there are not_null, unique, accepted_values, \
@@ -145,9 +168,10 @@ impl Settings {
                 _ => {}
             }
         }
-        let percent = percent.unwrap_or_default();
-        if !percent.is_finite() || percent < 0.0 {
-            return Err(format!("percent = {percent} is no share"));
+        for (name, share) in shares {
+            if let Some(share) = share.filter(|share| !share.is_finite() || *share < 0.0) {
+                return Err(format!("{name} = {share} is no share"));
+            }
         }
         let column = column.unwrap_or_default();
         let rule = match check.as_str() {
@@ -155,14 +179,25 @@ impl Settings {
             "unique" => Rule::Unique(columns),
             "accepted_values" => Rule::AcceptedValues(column, values),
             "freshness" => Rule::Freshness(column, max_age.unwrap_or(Age::from_seconds(0))),
-            "row_count_drift" => Rule::RowCountDrift(percent),
+            "row_count_drift" => Rule::RowCountDrift(percent.unwrap_or_default()),
             _ if table != "orders_enriched" => {
                 return Err("it compares orders with purchases: it is for orders_enriched".into());
             }
-            _ if percent > 100.0 || days == Some(0) => {
-                return Err("percent is at most 100, and days at least 1".into());
+            _ if shares.iter().all(|(_, share)| share.is_none()) => {
+                let names = shares.map(|(name, _)| format!("`{name}`"));
+                return Err(format!("it needs one of {} at least", names.join(", ")));
             }
-            _ => Rule::Reconciliation { at_least: percent, days: days.unwrap_or(RECONCILED_DAYS) },
+            _ if days == Some(0) => return Err("days is at least 1".into()),
+            _ => match shares.iter().find(|(_, share)| share.is_some_and(|share| share > 100.0)) {
+                Some((name, _)) => return Err(format!("{name} is at most 100")),
+                None => Rule::Reconciliation(Reconciliation {
+                    at_least: percent,
+                    max_value_mismatch,
+                    max_currency_mismatch,
+                    max_event_only,
+                    days: days.unwrap_or(RECONCILED_DAYS),
+                }),
+            },
         };
         Ok(Check { rule, on_failure })
     }
@@ -197,7 +232,7 @@ impl Check {
                 Kind::Timestamp | Kind::Date => Ok(()),
                 _ => Err(format!("`{name}` is no time")),
             },
-            Rule::RowCountDrift(_) | Rule::Reconciliation { .. } => Ok(()),
+            Rule::RowCountDrift(_) | Rule::Reconciliation(_) => Ok(()),
         }
     }
 }
@@ -212,7 +247,7 @@ impl Rule {
             Self::AcceptedValues(..) => "accepted_values",
             Self::Freshness(..) => "freshness",
             Self::RowCountDrift(_) => "row_count_drift",
-            Self::Reconciliation { .. } => "reconciliation",
+            Self::Reconciliation(_) => "reconciliation",
         }
     }
 
@@ -224,7 +259,7 @@ impl Rule {
                 columns.iter().map(String::as_str).collect()
             }
             Self::AcceptedValues(column, _) | Self::Freshness(column, _) => vec![column],
-            Self::RowCountDrift(_) | Self::Reconciliation { .. } => Vec::new(),
+            Self::RowCountDrift(_) | Self::Reconciliation(_) => Vec::new(),
         }
     }
 }
@@ -252,9 +287,29 @@ mod tests {
         assert_eq!(second.on_failure, OnFailure::Warn);
         assert_eq!(
             config.of("orders_enriched")[0].rule,
-            Rule::Reconciliation { at_least: 90.5, days: 7 }
+            Rule::Reconciliation(Reconciliation {
+                at_least: Some(90.5),
+                days: 7,
+                ..Reconciliation::default()
+            })
         );
         assert!(config.of("events").is_empty());
+    }
+
+    #[test]
+    fn checks_that_differ_have_another_fingerprint() {
+        let of = |percent: &str, on_failure: &str| {
+            read(&format!(
+                "[[orders_enriched]]\ncheck = \"reconciliation\"\nmax_event_only = {percent}\n\
+                 on_failure = \"{on_failure}\"\n"
+            ))
+            .unwrap()
+            .fingerprint("orders_enriched")
+        };
+        assert_eq!(of("5", "stop"), of("5.0", "stop"));
+        assert_ne!(of("5", "stop"), of("5.1", "stop"));
+        assert_ne!(of("5", "stop"), of("5", "warn"));
+        assert_ne!(of("5", "stop"), QualityConfig::default().fingerprint("orders_enriched"));
     }
 
     #[test]
@@ -276,7 +331,27 @@ mod tests {
             ),
             ("orders", "check = \"reconciliation\"\npercent = 1", "for orders_enriched"),
             ("orders_enriched", "check = \"reconciliation\"\npercent = 101", "at most 100"),
+            (
+                "orders_enriched",
+                "check = \"reconciliation\"\ndays = 3",
+                "one of `percent`, `max_value",
+            ),
+            (
+                "orders_enriched",
+                "check = \"reconciliation\"\nmax_event_only = nan",
+                "max_event_only = NaN is no share",
+            ),
+            (
+                "orders_enriched",
+                "check = \"reconciliation\"\nmax_value_mismatch = 101",
+                "max_value_mismatch is at most 100",
+            ),
             ("orders", "check = \"row_count_drift\"\npercent = -1", "no share"),
+            (
+                "orders",
+                "check = \"row_count_drift\"\npercent = 1\nmax_event_only = 1",
+                "knows no `max_event_only`",
+            ),
             ("abandoned_carts", "check = \"unique\"\ncolumns = [\"items\"]", "many values"),
             ("orders", "check = \"unique\"\ncolumns = [\"order_id\"]\nseverity = 1", "severity"),
         ] {

@@ -1,16 +1,13 @@
 //! One check of one table.
 
-use arrow::array::{Array as _, AsArray};
-use arrow::datatypes::{Date32Type, Float64Type, Int64Type, TimestampMicrosecondType};
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use clickmill_lake::table::{Change, DataFile, Table};
-use clickmill_schemas::Date;
 use datafusion::prelude::SessionContext;
 
-use super::{JOB, Outcome, Rule};
+use super::{JOB, Outcome, Rule, freshness};
 use crate::TransformError;
 use crate::jobs::{JobContext, table_of};
-
-const MICROS_PER_SECOND: i64 = 1_000_000;
 
 /// What a check found.
 #[derive(Clone, Debug)]
@@ -65,7 +62,7 @@ async fn of_files(
     let spec = table.spec();
     let rows: u64 = whole.iter().map(|file| file.rows).sum();
     let session = context.session();
-    for (name, files) in [("whole", whole), ("added", added.to_vec())] {
+    for (name, files) in [("whole", whole.clone()), ("added", added.to_vec())] {
         let files = table_of(spec, files);
         session.register_table(name, files).map_err(TransformError::job(JOB))?;
     }
@@ -108,23 +105,8 @@ async fn of_files(
             Ok(counted(bad, &format!("new rows with another {column}")))
         }
         Rule::Freshness(column, max_age) => {
-            let newest = newest(&session, column).await?;
-            let now = context.batch.created_at.micros();
-            let age = newest.map(|at| (now - at) / MICROS_PER_SECOND);
-            let allowed = max_age.seconds();
-            Ok(Found {
-                passed: age.is_some_and(|age| {
-                    u64::try_from(age).is_ok_and(|age| age <= allowed) || age < 0
-                }),
-                observed: age.map(|age| age as f64),
-                allowed: Some(allowed as f64),
-                detail: match age {
-                    Some(age) => {
-                        format!("the newest {column} is {age} s old, {allowed} s are allowed")
-                    }
-                    None => format!("there is no {column}"),
-                },
-            })
+            let newest = freshness::newest(&session, spec, &whole, column).await?;
+            Ok(freshness::judge(column, newest, *max_age, context.batch.created_at))
         }
         Rule::RowCountDrift(percent) => {
             let before = context.base(spec).await?.map_or(0, |table| table.rows());
@@ -139,39 +121,8 @@ async fn of_files(
                 detail: format!("{rows} rows, {before} before the batch"),
             })
         }
-        Rule::Reconciliation { at_least, days } => reconciled(&session, *at_least, *days).await,
+        Rule::Reconciliation(bounds) => bounds.look(&session).await,
     }
-}
-
-/// The share of orders that a purchase event names, over the newest days with orders.
-async fn reconciled(
-    session: &SessionContext,
-    at_least: f64,
-    days: u16,
-) -> Result<Found, TransformError> {
-    let sql = format!(
-        "WITH orders AS (SELECT dt, match_status FROM whole WHERE match_status <> 'event_only'), \
-         newest AS (SELECT DISTINCT dt FROM orders ORDER BY dt DESC LIMIT {days}) \
-         SELECT count(*), count(*) FILTER (WHERE match_status <> 'order_only'), \
-           CAST(100.0 * count(*) FILTER (WHERE match_status <> 'order_only') / count(*) AS DOUBLE) \
-         FROM orders LEFT SEMI JOIN newest ON orders.dt = newest.dt"
-    );
-    let fail = TransformError::job(JOB);
-    let batches = session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
-    let batch = batches.iter().find(|batch| batch.num_rows() > 0);
-    let count =
-        |at: usize| batch.map_or(0, |batch| batch.column(at).as_primitive::<Int64Type>().value(0));
-    let percent = batch.and_then(|batch| {
-        let column = batch.column(2).as_primitive::<Float64Type>();
-        column.is_valid(0).then(|| column.value(0))
-    });
-    let (orders, seen) = (count(0), count(1));
-    Ok(Found {
-        passed: orders == 0 || percent.is_some_and(|percent| percent >= at_least),
-        observed: percent.filter(|_| orders > 0),
-        allowed: Some(at_least),
-        detail: format!("{seen} of {orders} orders have a purchase event"),
-    })
 }
 
 async fn number(session: &SessionContext, sql: &str) -> Result<i64, TransformError> {
@@ -179,21 +130,4 @@ async fn number(session: &SessionContext, sql: &str) -> Result<i64, TransformErr
     let batches = session.sql(sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
     let batch = batches.iter().find(|batch| batch.num_rows() > 0);
     Ok(batch.map_or(0, |batch| batch.column(0).as_primitive::<Int64Type>().value(0)))
-}
-
-/// The greatest time in a column, microseconds; of a date its midnight.
-async fn newest(session: &SessionContext, column: &str) -> Result<Option<i64>, TransformError> {
-    let fail = TransformError::job(JOB);
-    let sql = format!("SELECT max(\"{column}\") FROM whole");
-    let batches = session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
-    let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(None) };
-    let column = batch.column(0);
-    if column.is_null(0) {
-        return Ok(None);
-    }
-    if let Some(days) = column.as_primitive_opt::<Date32Type>() {
-        return Ok(Some(Date::from_days(days.value(0)).midnight().micros()));
-    }
-    let times = column.as_primitive_opt::<TimestampMicrosecondType>();
-    Ok(times.map(|times| times.value(0)))
 }

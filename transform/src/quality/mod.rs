@@ -7,33 +7,49 @@
 //! - `stop`, of a table that is read from raw objects or exports: the run ends before anything
 //!   of that job is committed. The batch waits: nothing that it takes in is lost.
 //!
-//! Results go to the table `quality_results`, also those that end a run.
+//! Results go to the table `quality_results`, also those that end a run. They are told apart by
+//! batch and attempt: a batch that a check stopped is attempted again. Where an attempt finds what
+//! the one before it found, as the runs of `clickmill up` do again and again, it writes nothing.
+//!
+//! Time alone fails a check of freshness: it is looked at where nothing is new, too.
 
 mod config;
+mod freshness;
 mod look;
+mod reconcile;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, Date32Array, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, AsArray as _, Date32Array, Float64Array, Int32Array, Int64Array, RecordBatch,
+    StringArray, TimestampMicrosecondArray,
 };
 use arrow::error::ArrowError;
+use clickmill_lake::Lake;
 use clickmill_lake::schema::arrow_schema;
 use clickmill_lake::table::{Change, PartitionWriter, Sorted, Table};
+use clickmill_schemas::Timestamp;
 use clickmill_schemas::tables::{QUALITY_RESULTS, TableSpec};
 
 pub use config::{Check, OnFailure, QualityConfig, Rule};
+pub use freshness::Stale;
+pub(crate) use freshness::stale;
 use look::{Found, look};
 
 use crate::TransformError;
-use crate::jobs::JobContext;
+use crate::jobs::{JobContext, files_in, table_of};
+use crate::run::RunOptions;
 use crate::sources::{Notice, Severity};
 use crate::step::Step;
 
 /// The application of the Delta transactions that write results.
 const JOB: &str = "quality";
+/// The application of those that write what stopped a run. Their version is the batch times
+/// [`MAX_ATTEMPTS`], plus the attempt.
+const STOPPED: &str = "quality-attempts";
+/// Attempts at a batch that are written down; one that only repeats another is none.
+const MAX_ATTEMPTS: i64 = 1_000;
 
 /// What becomes of a step's changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,7 +125,7 @@ pub(crate) async fn judge(
                 "stopped" => {
                     stopped.get_or_insert_with(|| (spec.name, Vec::new())).1.push(failed);
                 }
-                "warned" => notices.push(notice(spec.name, failed, "look at the rows")),
+                "warned" => notices.push(notice(spec.name, failed, advice(&outcome.check.rule))),
                 _ => {}
             }
             context.note(spec.name, number, outcome);
@@ -122,9 +138,32 @@ pub(crate) async fn judge(
         notices.push(notice(table, format!("{problem}; the table stays as it was"), advice));
         return Ok(Verdict::HoldBack);
     }
-    // The results of the attempt that failed first stay; when it passes, those follow.
-    record_as(context, "quality-stopped").await?;
+    record_stopped(context).await?;
     Err(TransformError::Quality { table, problem })
+}
+
+/// What to say of tables that are older than their freshness checks allow, where no batch does.
+///
+/// # Errors
+/// [`TransformError`] where a table cannot be read.
+pub(crate) async fn idle_notices(
+    lake: &Lake,
+    options: &RunOptions,
+    tables: &BTreeSet<String>,
+) -> Result<Vec<Notice>, TransformError> {
+    let stale = stale(lake, options, tables, Timestamp::now()).await?;
+    let say = |one: Stale| notice(&one.table, format!("freshness: {}", one.problem), STALE_ADVICE);
+    Ok(stale.into_iter().map(say).collect())
+}
+
+/// What to do about a table that grows old.
+const STALE_ADVICE: &str = "look at what brings its rows";
+
+fn advice(rule: &Rule) -> &'static str {
+    match rule {
+        Rule::Freshness(..) => STALE_ADVICE,
+        _ => "look at the rows",
+    }
 }
 
 fn notice(table: &str, problem: String, advice: &str) -> Notice {
@@ -180,23 +219,86 @@ pub(crate) async fn record(
             context.note(spec.name, number, outcome);
         }
     }
-    record_as(context, JOB).await
-}
-
-async fn record_as(context: &JobContext<'_>, job: &'static str) -> Result<(), TransformError> {
-    let table = context.current(&QUALITY_RESULTS).await?;
+    let results = context.current(&QUALITY_RESULTS).await?;
     let outcomes = context.outcomes();
-    if outcomes.is_empty() || table.batch(job).await? >= Some(context.batch.batch) {
+    if outcomes.is_empty() || results.batch(JOB).await? >= Some(context.batch.batch) {
         return Ok(());
     }
-    let mut writer = PartitionWriter::new(context.lake, &QUALITY_RESULTS, Sorted::No);
-    writer.write(&rows(context, &outcomes)?).await?;
-    let change = Change { adds: writer.finish().await?, removes: Vec::new() };
-    table.commit(&change, job, context.batch.batch).await?;
+    let attempt = stopped_attempts(context, &results).await? + 1;
+    let change = written(context, &outcomes, attempt).await?;
+    results.commit(&change, JOB, context.batch.batch).await?;
     Ok(())
 }
 
-fn rows(context: &JobContext<'_>, outcomes: &Outcomes) -> Result<RecordBatch, ArrowError> {
+/// Writes down what ends the run, but for what the attempt before this one found, too.
+async fn record_stopped(context: &JobContext<'_>) -> Result<(), TransformError> {
+    let results = context.current(&QUALITY_RESULTS).await?;
+    let outcomes = context.outcomes();
+    let before = stopped_attempts(context, &results).await?;
+    let attempt = before + 1;
+    if attempt >= MAX_ATTEMPTS || found_by(context, &results, before).await? == texts(&outcomes) {
+        return Ok(());
+    }
+    let change = written(context, &outcomes, attempt).await?;
+    results.commit(&change, STOPPED, context.batch.batch * MAX_ATTEMPTS + attempt).await?;
+    Ok(())
+}
+
+/// How many attempts at the batch were stopped, and are written down.
+async fn stopped_attempts(
+    context: &JobContext<'_>,
+    results: &Table,
+) -> Result<i64, TransformError> {
+    let last = results.batch(STOPPED).await?.unwrap_or_default();
+    let is_ours = last / MAX_ATTEMPTS == context.batch.batch;
+    Ok(if is_ours { last % MAX_ATTEMPTS } else { 0 })
+}
+
+/// What an attempt at the batch found, as [`texts`] says it.
+async fn found_by(
+    context: &JobContext<'_>,
+    results: &Table,
+    attempt: i64,
+) -> Result<BTreeSet<String>, TransformError> {
+    let fail = TransformError::job(JOB);
+    let session = context.session();
+    let files = files_in(results, &BTreeSet::from([context.batch.created_at.date()]));
+    let files = table_of(&QUALITY_RESULTS, files);
+    session.register_table("results", files).map_err(&fail)?;
+    let sql = format!(
+        "SELECT concat(table_name, ' ', CAST(check_number AS VARCHAR), ' ', check_name, ' ', status, \
+         ' ', detail) FROM results WHERE batch = {} AND attempt = {attempt}",
+        context.batch.batch
+    );
+    let batches = session.sql(&sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
+    let lines = batches.iter().flat_map(|batch| batch.column(0).as_string::<i32>().iter());
+    Ok(lines.flatten().map(str::to_owned).collect())
+}
+
+/// What checks found, one text each: the same where it is the same at another time.
+fn texts(outcomes: &Outcomes) -> BTreeSet<String> {
+    let text = |((table, number), outcome): (&(&str, usize), &Outcome)| {
+        let Outcome { check, found, status } = outcome;
+        format!("{table} {} {} {status} {}", number + 1, check.rule.name(), found.detail)
+    };
+    outcomes.iter().map(text).collect()
+}
+
+async fn written(
+    context: &JobContext<'_>,
+    outcomes: &Outcomes,
+    attempt: i64,
+) -> Result<Change, TransformError> {
+    let mut writer = PartitionWriter::new(context.lake, &QUALITY_RESULTS, Sorted::No);
+    writer.write(&rows(context, outcomes, attempt)?).await?;
+    Ok(Change { adds: writer.finish().await?, removes: Vec::new() })
+}
+
+fn rows(
+    context: &JobContext<'_>,
+    outcomes: &Outcomes,
+    attempt: i64,
+) -> Result<RecordBatch, ArrowError> {
     let count = outcomes.len();
     let texts = |of: &dyn Fn(&Outcome) -> Option<String>| -> ArrayRef {
         Arc::new(outcomes.values().map(of).collect::<StringArray>())
@@ -221,6 +323,7 @@ fn rows(context: &JobContext<'_>, outcomes: &Outcomes) -> Result<RecordBatch, Ar
             numbers(&|outcome| outcome.found.observed),
             numbers(&|outcome| outcome.found.allowed),
             texts(&|outcome| Some(outcome.found.detail.clone())),
+            Arc::new(Int32Array::from(vec![i32::try_from(attempt).unwrap_or(i32::MAX); count])),
             Arc::new(
                 TimestampMicrosecondArray::from(vec![at.micros(); count]).with_timezone("UTC"),
             ),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::Array as _;
+use arrow::array::{Array as _, RecordBatch};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use clickmill_faultstore::{Death, DiesAt, FaultStore};
 use clickmill_lake::Lake;
@@ -181,6 +181,11 @@ impl Shop {
         bytes
     }
 
+    /// Puts other bytes in the place of an object of the lake.
+    pub fn overwrite(&self, path: &str, bytes: &[u8]) {
+        std::fs::write(self.folder.path().join(path), bytes).expect("writes");
+    }
+
     /// Removes a table from the lake, as if no run had ever made it.
     pub fn forget(&self, table: &str) {
         std::fs::remove_dir_all(self.folder.path().join("tables").join(table)).expect("removes");
@@ -270,28 +275,13 @@ impl Shop {
             let table = LakeTable::new(&self.table(name).await);
             session.register_table(name, Arc::new(table)).expect("registers");
         }
-        let batches = session.sql(sql).await.expect(sql).collect().await.expect(sql);
-        let options = FormatOptions::new().with_null("-");
-        let mut rows = Vec::new();
-        for batch in &batches {
-            let columns: Vec<ArrayFormatter<'_>> = batch
-                .columns()
-                .iter()
-                .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).expect("formats"))
-                .collect();
-            for at in 0..batch.num_rows() {
-                let mut row = String::new();
-                for (number, column) in columns.iter().enumerate() {
-                    let comma = if number == 0 { "" } else { "|" };
-                    let null = batch.column(number).is_null(at);
-                    let value = if null { "-".to_owned() } else { column.value(at).to_string() };
-                    let _ = write!(row, "{comma}{value}");
-                }
-                rows.push(row);
-            }
-        }
-        rows.sort();
-        rows
+        texts(&session.sql(sql).await.expect(sql).collect().await.expect(sql))
+    }
+
+    /// As [`Self::sql`], of what the session of `clickmill sql` sees.
+    pub async fn seen(&self, sql: &str) -> Vec<String> {
+        let session = clickmill_query::Session::open(&self.lake).await.expect("opens");
+        texts(&session.sql(sql).await.expect(sql))
     }
 
     /// Every row of every table, but for what says when or in which batch it was done.
@@ -304,4 +294,29 @@ impl Shop {
         }
         all
     }
+}
+
+/// Rows as sorted text, NULL as `-`.
+fn texts(batches: &[RecordBatch]) -> Vec<String> {
+    let options = FormatOptions::new().with_null("-");
+    let mut rows = Vec::new();
+    for batch in batches {
+        let columns: Vec<ArrayFormatter<'_>> = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column.as_ref(), &options).expect("formats"))
+            .collect();
+        for at in 0..batch.num_rows() {
+            let mut row = String::new();
+            for (number, column) in columns.iter().enumerate() {
+                let comma = if number == 0 { "" } else { "|" };
+                let null = batch.column(number).is_null(at);
+                let value = if null { "-".to_owned() } else { column.value(at).to_string() };
+                let _ = write!(row, "{comma}{value}");
+            }
+            rows.push(row);
+        }
+    }
+    rows.sort();
+    rows
 }
