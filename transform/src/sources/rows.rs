@@ -228,6 +228,16 @@ impl Plan {
         }
     }
 
+    /// Whether lines of orders are counted, where those columns are there that
+    /// [`Plan::resolve`] found.
+    #[cfg(feature = "databases")]
+    pub(super) fn counts_lines_of(&self, found: &[Option<usize>]) -> bool {
+        let is_uncounted = |(column, at): (&PlanColumn, &Option<usize>)| {
+            column.name == "line" && at.is_none() && matches!(column.origin, Origin::SameName)
+        };
+        self.counts_lines && self.columns.iter().zip(found).any(is_uncounted)
+    }
+
     fn positions(&self, there: &[String]) -> Vec<Option<usize>> {
         let find = |name: &str| {
             there.iter().position(|t| t == name).or_else(|| {

@@ -319,6 +319,10 @@ fn a_configuration_with_a_mistake_is_refused_with_its_name() {
             "kind = \"files\"\nformat = \"csv\"\npath = \"x\"\nlines = { columns = { order_id = \"o\" } }",
             "ordered_at",
         ),
+        (
+            "kind = \"mysql\"\nhost = \"x\"\ndatabase = \"x\"\nuser = \"x\"\nquery_timeout = \"0s\"\norders = {}",
+            "query_timeout must be from 1s",
+        ),
     ] {
         let error = config(&format!("[sources.shop]\n{text}")).unwrap_err();
         assert!(error.contains(told), "{text}\n{error}");

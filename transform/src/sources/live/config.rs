@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+#[cfg(feature = "databases")]
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +17,10 @@ const PAGE_ROWS: u32 = 5_000;
 const MAX_PAGE_ROWS: u32 = 100_000;
 /// The most segments that DynamoDB takes.
 const MAX_SEGMENTS: u32 = 1_000;
+/// How long an answer may take, seconds.
+const QUERY_TIMEOUT_SECONDS: u64 = 300;
+/// The longest, seconds: a day.
+const MAX_QUERY_TIMEOUT_SECONDS: u64 = 86_400;
 /// The least time between two reads of a table, seconds.
 const READ_EVERY_SECONDS: u64 = 600;
 
@@ -50,6 +56,10 @@ with_datasets! {
         /// Rows that one query asks for.
         #[serde(default = "page_rows")]
         pub page_rows: u32,
+        /// How long an answer may take: the server is told to give up then, and is not waited
+        /// for any longer.
+        #[serde(default = "query_timeout")]
+        pub query_timeout: Age,
         /// What would be strange of it.
         #[serde(default)]
         pub expect: Expect,
@@ -142,11 +152,19 @@ impl DatabaseSource {
         if self.page_rows == 0 || self.page_rows > MAX_PAGE_ROWS {
             return Err(format!("] page_rows must be from 1 to {MAX_PAGE_ROWS}"));
         }
+        if !(1..=MAX_QUERY_TIMEOUT_SECONDS).contains(&self.query_timeout.seconds()) {
+            return Err("] query_timeout must be from 1s to 1d".to_owned());
+        }
         check_any(self.mappings(), " or .carts")?;
         for (dataset, mapping) in self.mappings() {
             check_columns(dataset.section(), &[dataset], &mapping.columns)?;
         }
         Ok(())
+    }
+
+    #[cfg(feature = "databases")]
+    pub(super) const fn query_timeout(&self) -> Duration {
+        Duration::from_secs(self.query_timeout.seconds())
     }
 }
 
@@ -172,6 +190,10 @@ impl ScanSource {
 
 const fn read_every() -> Age {
     Age::from_seconds(READ_EVERY_SECONDS)
+}
+
+const fn query_timeout() -> Age {
+    Age::from_seconds(QUERY_TIMEOUT_SECONDS)
 }
 
 const fn page_rows() -> u32 {

@@ -1,88 +1,19 @@
 //! Reads tables of PostgreSQL and MySQL, page by page, in one read-only transaction.
 
-use std::error::Error;
-use std::time::Duration;
-
-use async_trait::async_trait;
 use clickmill_schemas::Timestamp;
 
 use super::super::cast::Empty;
 use super::super::config::SourceConfig;
 use super::super::rows::Plan;
 use super::config::{DatabaseSource, LiveMapping};
-use super::dialect::{Column, Dialect, Page, Shape};
+use super::connection::{Connection, Problem, Row};
+use super::dialect::{Dialect, Page, Shape};
 use super::parts::TextRows;
 use super::{
     Content, Done, Export, Format, Notice, Progress, Severity, SourceError, Table, VERSION, due_at,
-    fingerprint, mysql, postgresql,
+    fingerprint,
 };
 use clickmill_lake::Lake;
-
-/// To connect, and to log in.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// For one page, or any other query.
-pub(super) const QUERY_TIMEOUT: Duration = Duration::from_secs(300);
-
-/// What a driver, or the database, has to say.
-pub(super) type Problem = Box<dyn Error + Send + Sync>;
-/// The values of a row as the database prints them.
-pub(super) type Row = Vec<Option<String>>;
-
-/// A connection.
-#[async_trait]
-pub(super) trait Database: Send {
-    fn dialect(&self) -> Dialect;
-
-    /// Begins a read-only transaction that sees the data as of one moment, and says when that
-    /// is by the database's own clock.
-    async fn begin(&mut self) -> Result<Timestamp, Problem>;
-
-    /// A table or view; `None` where there is none of that name.
-    async fn shape(&mut self, schema: Option<&str>, table: &str) -> Result<Option<Shape>, Problem>;
-
-    /// Runs a query.
-    async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, Problem>;
-
-    /// A value as it goes into a part, where the database's print leaves something out.
-    fn presented(&self, column: &Column, value: String) -> String;
-
-    /// Ends the transaction.
-    async fn end(&mut self);
-}
-
-/// The time in the only column of the last of some rows.
-pub(super) fn moment(rows: &[Row]) -> Result<Timestamp, Problem> {
-    let text = rows.last().and_then(|row| row.first()).cloned().flatten();
-    Ok(Timestamp::parse(&text.unwrap_or_default())?)
-}
-
-/// The password of a source, where its configuration names one.
-///
-/// # Errors
-/// [`SourceError::Live`], which names the variable or file and never what is in it.
-pub(super) fn password(name: &str, source: &DatabaseSource) -> Result<Option<String>, SourceError> {
-    let fail = |problem: String, source: Problem| SourceError::Live {
-        source_name: name.to_owned(),
-        problem,
-        source,
-    };
-    if let Some(variable) = &source.password_env {
-        // The configuration names the variable; it is read here, each time, so that the
-        // password is in no structure that is printed or written down.
-        let value = std::env::var(variable).map_err(|_| {
-            fail(
-                format!("there is no password in the environment variable {variable}"),
-                "it is not set, or not UTF-8".into(),
-            )
-        })?;
-        return Ok(Some(value));
-    }
-    let Some(path) = &source.password_file else { return Ok(None) };
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        fail(format!("cannot read the password in {}", path.display()), error.into())
-    })?;
-    Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned()))
-}
 
 /// Reads the tables of a source that are due. What fails is told.
 pub(super) async fn pull(
@@ -96,7 +27,7 @@ pub(super) async fn pull(
         SourceConfig::Mysql(config) => (Dialect::Mysql, config),
         _ => return,
     };
-    let mut connected: Option<Box<dyn Database>> = None;
+    let mut connected: Option<Connection> = None;
     for (dataset, mapping) in config.mappings() {
         let table = Table { lake, source: name, dataset };
         let read = Read { table, place: source.place(), config, mapping };
@@ -109,7 +40,7 @@ pub(super) async fn pull(
             }
         }
         if connected.is_none() {
-            match connect(name, dialect, config).await {
+            match Connection::open(name, dialect, config).await {
                 Ok(database) => connected = Some(database),
                 Err(error) => {
                     notices.push(super::super::unreachable(name, source, &error));
@@ -118,35 +49,16 @@ pub(super) async fn pull(
             }
         }
         let Some(database) = connected.as_mut() else { return };
-        let outcome = read.run(database.as_mut(), notices).await;
-        if let Err(error) = outcome {
-            notices.push(table.notice(&error));
-            // After an error a transaction, or the connection, may be unusable.
+        let is_usable = match read.run(database, notices).await {
+            Ok(()) => database.end().await.is_ok(),
+            Err(error) => {
+                notices.push(table.notice(&error));
+                false
+            }
+        };
+        if !is_usable {
             connected = None;
         }
-    }
-}
-
-async fn connect(
-    name: &str,
-    dialect: Dialect,
-    config: &DatabaseSource,
-) -> Result<Box<dyn Database>, SourceError> {
-    let password = password(name, config)?;
-    let fail = |source: Problem| SourceError::Live {
-        source_name: name.to_owned(),
-        problem: format!("cannot connect as {}", config.user),
-        source,
-    };
-    let connecting = async {
-        Ok::<Box<dyn Database>, Problem>(match dialect {
-            Dialect::Postgresql => Box::new(postgresql::connect(config, password).await?),
-            Dialect::Mysql => Box::new(mysql::connect(config, password).await?),
-        })
-    };
-    match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Ok(connected) => connected.map_err(fail),
-        Err(_) => Err(fail(format!("no answer in {} s", CONNECT_TIMEOUT.as_secs()).into())),
     }
 }
 
@@ -193,35 +105,14 @@ impl Read<'_> {
         self.table.live(&format!("cannot read {place}"), source)
     }
 
-    async fn query(&self, db: &mut dyn Database, sql: &str) -> Result<Vec<Row>, SourceError> {
-        match tokio::time::timeout(QUERY_TIMEOUT, db.rows(sql)).await {
-            Ok(rows) => rows.map_err(|e| self.failed(e)),
-            Err(_) => Err(self.wrong(format!(
-                "a query had no answer in {} s; is there an index for its ORDER BY? {sql}",
-                QUERY_TIMEOUT.as_secs()
-            ))),
-        }
+    async fn query(&self, db: &mut Connection, sql: &str) -> Result<Vec<Row>, SourceError> {
+        db.rows(sql).await.map_err(|e| self.failed(e))
     }
 
-    async fn run(
-        &self,
-        db: &mut dyn Database,
-        notices: &mut Vec<Notice>,
-    ) -> Result<(), SourceError> {
+    /// In a transaction, which it leaves open.
+    async fn run(&self, db: &mut Connection, notices: &mut Vec<Notice>) -> Result<(), SourceError> {
         let read_at = Timestamp::now();
         let now = db.begin().await.map_err(|e| self.failed(e))?;
-        let outcome = self.in_transaction(db, read_at, now, notices).await;
-        db.end().await;
-        outcome
-    }
-
-    async fn in_transaction(
-        &self,
-        db: &mut dyn Database,
-        read_at: Timestamp,
-        now: Timestamp,
-        notices: &mut Vec<Notice>,
-    ) -> Result<(), SourceError> {
         let columns = self.columns(db).await?;
         let newest = self.table.newest().await?;
         let mut progress = self.progress(db, &columns, newest.as_ref(), read_at, now).await?;
@@ -244,7 +135,7 @@ impl Read<'_> {
     }
 
     /// Asks the database what the table is like, and settles what to read of it.
-    async fn columns(&self, db: &mut dyn Database) -> Result<Columns, SourceError> {
+    async fn columns(&self, db: &mut Connection) -> Result<Columns, SourceError> {
         let name = self.table_name();
         let (schema, table) = match name.split_once('.') {
             Some((schema, table)) => (Some(schema), table),
@@ -267,6 +158,15 @@ impl Read<'_> {
         };
         let plan = Plan::new(&self.export(), Empty::IsText).map_err(|e| self.wrong(e))?;
         let resolved = plan.resolve(&names).map_err(|e| self.wrong(e))?;
+        if self.mapping.incremental.is_some() && plan.counts_lines_of(&resolved) {
+            return Err(self.wrong(format!(
+                "no column says an order's line, and an incremental read sees too few of an \
+                 order's lines to count them: name one by [sources.{0}.{1}.columns] line = \
+                 \"...\", or leave `incremental` out of [sources.{0}.{1}]",
+                self.table.source,
+                self.table.dataset.section()
+            )));
+        }
         let mut taken: Vec<usize> = resolved.into_iter().flatten().collect();
         taken.sort_unstable();
         taken.dedup();
@@ -295,7 +195,7 @@ impl Read<'_> {
     }
 
     /// Rows without a key would be passed over in silence.
-    async fn check_key(&self, db: &mut dyn Database, columns: &Columns) -> Result<(), SourceError> {
+    async fn check_key(&self, db: &mut Connection, columns: &Columns) -> Result<(), SourceError> {
         let dialect = db.dialect();
         let name = |at: &usize| dialect.quoted(&columns.shape.columns[*at].name);
         let nulls: Vec<String> =
@@ -331,7 +231,7 @@ impl Read<'_> {
     /// Where the read that was cut off stands, or the beginning of a new one.
     async fn progress(
         &self,
-        db: &mut dyn Database,
+        db: &mut Connection,
         columns: &Columns,
         newest: Option<&(i64, Done)>,
         read_at: Timestamp,
@@ -384,7 +284,7 @@ impl Read<'_> {
     /// Reads what is left, and writes it down part by part.
     async fn pages(
         &self,
-        db: &mut dyn Database,
+        db: &mut Connection,
         columns: &Columns,
         progress: &mut Progress<Position>,
     ) -> Result<(), SourceError> {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::config::Overlap;
-use super::database::Row;
+use super::connection::Row;
 
 /// Seconds that an incremental read of times reaches back, where nothing else is said.
 const OVERLAP_SECONDS: u64 = 600;

@@ -23,6 +23,8 @@
 pub mod config;
 
 #[cfg(feature = "databases")]
+mod connection;
+#[cfg(feature = "databases")]
 mod database;
 #[cfg(feature = "databases")]
 mod dialect;

@@ -5,9 +5,10 @@ use clickmill_schemas::Timestamp;
 use mysql_async::consts::ColumnType;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder, SslOpts, Value};
+use tokio::runtime::Handle;
 
 use super::config::{DatabaseSource, Tls};
-use super::database::{Database, Problem, Row, moment};
+use super::connection::{CONNECT_TIMEOUT, Database, Problem, Row, moment};
 use super::dialect::{Column, Dialect, Shape, hex};
 use super::tls;
 
@@ -19,8 +20,31 @@ const ISOLATION: &str = "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ
 const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 const NOW: &str = "SELECT DATE_FORMAT(UTC_TIMESTAMP(6), '%Y-%m-%dT%H:%i:%s.%fZ')";
 
+/// What the limit on the time of a query is called, and how many of its units a second has.
+/// <https://mariadb.com/docs/server/ha-and-performance/optimization-and-tuning/query-optimizations/aborting-statements>
+/// <https://dev.mysql.com/doc/refman/8.4/en/server-system-variables.html#sysvar_max_execution_time>
+const LIMITS: [(&str, u64); 2] = [("max_statement_time", 1), ("max_execution_time", 1_000)];
+/// `ER_UNKNOWN_SYSTEM_VARIABLE`.
+const UNKNOWN_VARIABLE: u16 = 1193;
+
 pub(super) struct Mysql {
-    connection: Conn,
+    /// Until it is dropped.
+    connection: Option<Conn>,
+}
+
+impl Mysql {
+    fn connection(&mut self) -> Result<&mut Conn, Problem> {
+        self.connection.as_mut().ok_or_else(|| "the connection is closed".into())
+    }
+}
+
+impl Drop for Mysql {
+    /// The driver's own way would wait for what is left of an answer, however long that takes.
+    fn drop(&mut self) {
+        if let (Some(connection), Ok(runtime)) = (self.connection.take(), Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(CONNECT_TIMEOUT, connection.disconnect()));
+        }
+    }
 }
 
 pub(super) async fn connect(
@@ -45,10 +69,28 @@ pub(super) async fn connect(
             SslOpts::default().with_root_certs(roots.collect()).with_disable_built_in_roots(true),
         );
     }
-    let mut connection = Conn::new(options).await?;
+    let mut mysql = Mysql { connection: Some(Conn::new(options).await?) };
+    let connection = mysql.connection()?;
     connection.query_drop(SESSION).await?;
     connection.query_drop(ISOLATION).await?;
-    Ok(Mysql { connection })
+    limit(connection, source.query_timeout.seconds()).await?;
+    Ok(mysql)
+}
+
+/// Has the server end what takes longer, which it would not notice that nobody waits for any
+/// more. A limit of the server's that is lower stays; a server of neither name has none.
+async fn limit(connection: &mut Conn, seconds: u64) -> Result<(), Problem> {
+    for (name, units) in LIMITS {
+        let most = seconds * units;
+        let sql = format!(
+            "SET SESSION {name} = IF(@@{name} > 0 AND @@{name} < {most}, @@{name}, {most})"
+        );
+        match connection.query_drop(sql).await {
+            Err(mysql_async::Error::Server(error)) if error.code == UNKNOWN_VARIABLE => {}
+            done => return Ok(done?),
+        }
+    }
+    Ok(())
 }
 
 #[async_trait]
@@ -58,7 +100,7 @@ impl Database for Mysql {
     }
 
     async fn begin(&mut self) -> Result<Timestamp, Problem> {
-        self.connection.query_drop(BEGIN).await?;
+        self.connection()?.query_drop(BEGIN).await?;
         let rows = self.rows(NOW).await?;
         moment(&rows)
     }
@@ -79,7 +121,7 @@ impl Database for Mysql {
     }
 
     async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, Problem> {
-        let mut result = self.connection.query_iter(sql).await?;
+        let mut result = self.connection()?.query_iter(sql).await?;
         let columns: Vec<(ColumnType, u16)> = result
             .columns_ref()
             .iter()
@@ -103,9 +145,9 @@ impl Database for Mysql {
         }
     }
 
-    async fn end(&mut self) {
-        // Where it fails, the connection is gone, and with it the transaction.
-        let _ = self.connection.query_drop("ROLLBACK").await;
+    async fn end(&mut self) -> Result<(), Problem> {
+        self.connection()?.query_drop("ROLLBACK").await?;
+        Ok(())
     }
 }
 

@@ -1,5 +1,7 @@
 //! PostgreSQL, by its simple protocol: every value comes as the server prints it.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use clickmill_schemas::Timestamp;
 use tokio::task::JoinHandle;
@@ -7,7 +9,7 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage};
 
 use super::config::{DatabaseSource, Tls};
-use super::database::{CONNECT_TIMEOUT, Database, Problem, Row, moment};
+use super::connection::{CONNECT_TIMEOUT, Database, Problem, Row, moment};
 use super::dialect::{Column, Dialect, Shape};
 use super::tls;
 
@@ -17,11 +19,13 @@ const APPLICATION: &str = "clickmill";
 const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY; \
     SET LOCAL TimeZone = 'UTC'; SET LOCAL DateStyle = 'ISO, YMD'; \
     SET LOCAL IntervalStyle = 'iso_8601'; SET LOCAL bytea_output = 'hex'; \
-    SET LOCAL extra_float_digits = 1; SET LOCAL standard_conforming_strings = on; \
-    SELECT to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+    SET LOCAL extra_float_digits = 1; SET LOCAL standard_conforming_strings = on";
+const NOW: &str = "SELECT to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
 
 pub(super) struct Postgresql {
     client: Client,
+    /// After so long the server gives a query up.
+    query_timeout: Duration,
     /// Moves the bytes; ends with the client.
     driver: JoinHandle<()>,
 }
@@ -60,7 +64,7 @@ pub(super) async fn connect(
             (client, tokio::spawn(async move { log(connection.await) }))
         }
     };
-    Ok(Postgresql { client, driver })
+    Ok(Postgresql { client, query_timeout: source.query_timeout(), driver })
 }
 
 /// The query in flight fails with the same error, and is told.
@@ -90,7 +94,8 @@ impl Database for Postgresql {
     }
 
     async fn begin(&mut self) -> Result<Timestamp, Problem> {
-        let rows = self.texts(BEGIN).await?;
+        let limit = limit(self.query_timeout);
+        let rows = self.texts(&format!("{BEGIN}; {limit}; {NOW}")).await?;
         moment(&rows)
     }
 
@@ -128,8 +133,19 @@ impl Database for Postgresql {
         }
     }
 
-    async fn end(&mut self) {
-        // Where it fails, the connection is gone, and with it the transaction.
-        let _ = self.client.simple_query("ROLLBACK").await;
+    async fn end(&mut self) -> Result<(), Problem> {
+        self.client.simple_query("ROLLBACK").await?;
+        Ok(())
     }
+}
+
+/// Has the server end what takes longer, which it would not notice that nobody waits for any
+/// more. A limit of the role's that is lower stays.
+fn limit(query_timeout: Duration) -> String {
+    let most = query_timeout.as_millis();
+    format!(
+        "SELECT set_config(name, CASE WHEN setting::bigint BETWEEN 1 AND {most} THEN setting \
+           ELSE '{most}' END, true) \
+         FROM pg_catalog.pg_settings WHERE name = 'statement_timeout'"
+    )
 }

@@ -18,15 +18,19 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap()
 }
 
+pub fn port() -> u16 {
+    variable(PORT).parse().unwrap()
+}
+
 /// A database of its own for each test.
-struct Database {
+pub struct Database {
     name: String,
     connection: Conn,
 }
 
 impl Database {
     /// `None` where this machine has no MariaDB, or the user asked to skip.
-    async fn new() -> Option<Self> {
+    pub async fn new() -> Option<Self> {
         if let Ok(why) = std::env::var("CLICKMILL_TEST_MARIADB_SKIPPED") {
             eprintln!("skipped: {why}");
             return None;
@@ -36,7 +40,7 @@ impl Database {
         }
         let options = OptsBuilder::default()
             .ip_or_hostname("127.0.0.1")
-            .tcp_port(variable(PORT).parse().unwrap())
+            .tcp_port(port())
             .user(Some("clickmill"))
             .pass(Some(variable("CLICKMILL_TEST_POSTGRESQL_PASSWORD")))
             .prefer_socket(false);
@@ -47,14 +51,14 @@ impl Database {
         Some(Self { name, connection })
     }
 
-    async fn run(&mut self, statements: &str) {
+    pub async fn run(&mut self, statements: &str) {
         for sql in statements.split(";\n").map(str::trim).filter(|sql| !sql.is_empty()) {
             self.connection.query_drop(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
         }
     }
 
     /// Rows as sorted text, as the server prints them; NULL as `-`.
-    async fn sql(&mut self, sql: &str) -> Vec<String> {
+    pub async fn sql(&mut self, sql: &str) -> Vec<String> {
         let rows: Vec<Row> = self.connection.query(sql).await.expect(sql);
         let text = |value: Value| match value {
             Value::Bytes(bytes) => String::from_utf8(bytes).unwrap(),
@@ -66,7 +70,7 @@ impl Database {
         rows
     }
 
-    fn source(&self, settings: &str, sections: &str) -> &'static str {
+    pub fn source(&self, settings: &str, sections: &str) -> &'static str {
         self.source_at("127.0.0.1", &format!("{CLEAR}{settings}"), sections)
     }
 
@@ -74,7 +78,7 @@ impl Database {
         super::forever(format!(
             "[db]\nkind = \"mysql\"\nhost = \"{host}\"\nport = {}\ndatabase = \"{}\"\n\
              user = \"clickmill\"\nread_every = \"0s\"\n{settings}\n{sections}",
-            variable(PORT),
+            port(),
             self.name
         ))
     }

@@ -5,6 +5,7 @@
 
 mod database;
 mod dynamo;
+mod hung;
 mod mariadb;
 mod postgresql;
 mod secured;
