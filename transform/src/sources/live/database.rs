@@ -1,13 +1,15 @@
 //! Reads tables of PostgreSQL and MySQL, page by page, in one read-only transaction.
 
 use clickmill_schemas::Timestamp;
+use serde::{Deserialize, Serialize};
 
 use super::super::cast::Empty;
 use super::super::config::SourceConfig;
 use super::super::rows::Plan;
 use super::config::{DatabaseSource, LiveMapping};
 use super::connection::{Connection, Problem, Row};
-use super::dialect::{Dialect, Page, Shape};
+use super::cursor::{Cursor, State};
+use super::dialect::{Dialect, Page, Shape, Term};
 use super::parts::TextRows;
 use super::{
     Content, Done, Export, Format, Notice, Progress, Severity, SourceError, Table, VERSION, due_at,
@@ -70,8 +72,26 @@ struct Read<'a> {
     mapping: &'a LiveMapping,
 }
 
-/// What the next part begins behind: the values of the ordering columns in the last row.
-type Position = Option<Vec<String>>;
+/// Raised where the builds before may have passed rows over: each table's next read is then of
+/// all rows.
+const READS: u32 = 2;
+
+/// What the next part begins behind.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Position {
+    /// In which of a read's stretches.
+    stretch: usize,
+    /// What orders the rows, of the last row.
+    after: Option<Vec<String>>,
+}
+
+/// Rows that are read in one order, page by page.
+struct Stretch {
+    /// SQL: which; by default all.
+    rows: Option<String>,
+    /// What orders them, and tells them apart.
+    order: Vec<Term>,
+}
 
 impl Read<'_> {
     fn table_name(&self) -> &str {
@@ -81,7 +101,7 @@ impl Read<'_> {
     /// Under other settings a read begins anew, with all rows.
     fn settings(&self, dialect: Dialect) -> String {
         let dialect = format!("{dialect:?}");
-        fingerprint(&(dialect, &self.place, self.table.dataset.table(), self.mapping))
+        fingerprint(&(READS, dialect, &self.place, self.table.dataset.table(), self.mapping))
     }
 
     async fn is_due(&self, dialect: Dialect) -> Result<bool, SourceError> {
@@ -115,7 +135,8 @@ impl Read<'_> {
         let now = db.begin().await.map_err(|e| self.failed(e))?;
         let columns = self.columns(db).await?;
         let newest = self.table.newest().await?;
-        let mut progress = self.progress(db, &columns, newest.as_ref(), read_at, now).await?;
+        let mut progress =
+            self.progress(db, &columns, newest.as_ref(), read_at, now, notices).await?;
         let full_at = match (&progress.content, &newest) {
             (Content::Window { .. }, Some((_, done))) => done.full_at,
             _ => progress.read_at,
@@ -123,13 +144,10 @@ impl Read<'_> {
         self.pages(db, &columns, &mut progress).await?;
         let (format, mapped) = (Format::Parquet, &self.mapping.columns);
         if !self.table.finish(progress, full_at, format, mapped, self.table_name()).await? {
-            notices.push(Notice {
-                source: self.table.source.to_owned(),
-                subject: self.table.subject(),
-                severity: Severity::Remark,
-                problem: "another run read it at the same time".to_owned(),
-                advice: "its read is taken, this one is not".to_owned(),
-            });
+            notices.push(self.remark(
+                "another run read it at the same time".to_owned(),
+                "its read is taken, this one is not".to_owned(),
+            ));
         }
         Ok(())
     }
@@ -183,15 +201,59 @@ impl Read<'_> {
                 self.table.dataset.section()
             )));
         }
-        let incremental = match &self.mapping.incremental {
+        let cursor = match &self.mapping.incremental {
             None => None,
-            Some(incremental) => Some(position(&incremental.column)?),
+            Some(incremental) => {
+                let at = position(&incremental.column)?;
+                let cursor = Cursor::new(db.dialect(), &shape, at, incremental.overlap);
+                Some(cursor.map_err(|problem| self.wrong(problem))?)
+            }
         };
-        let columns = Columns { shape, taken, key, incremental };
+        let mut columns = Columns { shape, taken, key, is_unique: true, cursor };
         if is_configured {
             self.check_key(db, &columns).await?;
+            let indexes = self.query(db, &db.dialect().unique_sql(&columns.shape)).await?;
+            columns.is_unique = columns.shape.is_unique(&columns.key, &indexes);
         }
         Ok(columns)
+    }
+
+    /// What is worth a look although everything is taken.
+    fn remark(&self, problem: String, advice: String) -> Notice {
+        Notice {
+            source: self.table.source.to_owned(),
+            subject: self.table.subject(),
+            severity: Severity::Remark,
+            problem,
+            advice,
+        }
+    }
+
+    /// What a cursor says that costs each read, or is a mistake.
+    fn look_at(&self, state: &State, notices: &mut Vec<Notice>) {
+        let column = self.mapping.incremental.as_ref().map_or("", |inc| inc.column.as_str());
+        if state.ahead > 0 {
+            notices.push(self.remark(
+                format!(
+                    "{} of its rows have a `{column}` that is ahead of the database's clock, up \
+                     to {}",
+                    state.ahead,
+                    state.latest.as_deref().unwrap_or_default()
+                ),
+                "they are read each time until then; correct them, or the clock that wrote them"
+                    .to_owned(),
+            ));
+        }
+        if state.missing > u64::from(self.config.page_rows) {
+            notices.push(
+                self.remark(
+                    format!("{} of its rows have no `{column}`", state.missing),
+                    "they are read each time; give them one, and the column a default, or name by \
+                 `incremental` a column that every row has"
+                        .to_owned(),
+                ),
+            );
+        }
     }
 
     /// Rows without a key would be passed over in silence.
@@ -236,6 +298,7 @@ impl Read<'_> {
         newest: Option<&(i64, Done)>,
         read_at: Timestamp,
         now: Timestamp,
+        notices: &mut Vec<Notice>,
     ) -> Result<Progress<Position>, SourceError> {
         let settings = self.settings(db.dialect());
         let number = newest.map_or(0, |(number, _)| *number) + 1;
@@ -246,12 +309,12 @@ impl Read<'_> {
         {
             return Ok(progress);
         }
-        let bound = match columns.incremental {
+        let bound = match &columns.cursor {
             None => None,
-            Some(at) => {
-                let column = db.dialect().quoted(&columns.shape.columns[at].name);
-                let sql = format!("SELECT max({column}) FROM {}", columns.shape.name);
-                self.query(db, &sql).await?.pop().and_then(|mut row| row.pop()).flatten()
+            Some(cursor) => {
+                let state = State::of_row(self.query(db, &cursor.state_sql()).await?.pop());
+                self.look_at(&state, notices);
+                state.bound
             }
         };
         let before = newest.map(|(_, done)| done).filter(|done| done.settings == settings);
@@ -276,7 +339,7 @@ impl Read<'_> {
             // Where nothing was there before, or is there now, all rows are few.
             bound: bound.or_else(|| since.clone()),
             since,
-            position: None,
+            position: Position::default(),
             files: Vec::new(),
         })
     }
@@ -288,43 +351,47 @@ impl Read<'_> {
         columns: &Columns,
         progress: &mut Progress<Position>,
     ) -> Result<(), SourceError> {
-        let dialect = db.dialect();
+        let stretches = columns.stretches(db.dialect(), progress.since.as_deref());
+        let mut position = progress.position.clone();
+        for stretch in stretches.iter().skip(position.stretch) {
+            self.stretch(db, columns, stretch, &mut position, progress).await?;
+            position = Position { stretch: position.stretch + 1, after: None };
+        }
+        Ok(())
+    }
+
+    async fn stretch(
+        &self,
+        db: &mut Connection,
+        columns: &Columns,
+        Stretch { rows: rows_where, order }: &Stretch,
+        position: &mut Position,
+        progress: &mut Progress<Position>,
+    ) -> Result<(), SourceError> {
         let shape = &columns.shape;
-        let mut order = columns.key.clone();
-        let since = match (&progress.since, columns.incremental) {
-            (Some(bound), Some(at)) => {
-                order.retain(|key| *key != at);
-                order.insert(0, at);
-                let overlap = self.mapping.incremental.as_ref().and_then(|inc| inc.overlap);
-                Some((at, bound.clone(), overlap))
-            }
-            _ => None,
-        };
-        let mut select = columns.taken.clone();
-        for at in &order {
-            if !select.contains(at) {
-                select.push(*at);
+        let mut select: Vec<Term> = columns.taken.iter().map(|at| Term::own(*at)).collect();
+        for term in order {
+            if !select.contains(term) {
+                select.push(*term);
             }
         }
-        let place_of = |at: &usize| select.iter().position(|selected| selected == at);
+        let place_of = |term: &Term| select.iter().position(|selected| selected == term);
         let order_places: Vec<usize> = order.iter().filter_map(place_of).collect();
         let names: Vec<String> =
             columns.taken.iter().map(|at| shape.columns[*at].name.clone()).collect();
         let mut part = TextRows::new(&names);
         let wanted = self.config.page_rows as usize;
-        let mut after = progress.position.clone();
         loop {
             let page = Page {
                 shape,
                 select: &select,
-                order: &order,
-                after: after.as_deref(),
-                since: since.as_ref().map(|(at, bound, overlap)| (*at, bound.as_str(), *overlap)),
+                order,
+                after: position.after.as_deref(),
+                rows_where: rows_where.as_deref(),
                 // One more, to see whether the order tells it from the last.
                 rows: self.config.page_rows + 1,
             };
-            let sql = page.sql(dialect).map_err(|problem| self.wrong(problem))?;
-            let mut rows = self.query(db, &sql).await?;
+            let mut rows = self.query(db, &page.sql(db.dialect())).await?;
             let order_of = |row: &Row| -> Option<Vec<String>> {
                 order_places.iter().map(|at| row.get(*at).cloned().flatten()).collect()
             };
@@ -332,19 +399,16 @@ impl Read<'_> {
             if !is_last {
                 let next = rows.pop();
                 if next.as_ref().and_then(order_of) == rows.last().and_then(order_of) {
+                    let key = columns.key.iter().map(|at| shape.columns[*at].name.as_str());
                     return Err(self.wrong(format!(
                         "two rows have the same key {}: choose columns that tell rows apart",
-                        order
-                            .iter()
-                            .map(|at| shape.columns[*at].name.as_str())
-                            .collect::<Vec<_>>()
-                            .join(", ")
+                        key.collect::<Vec<_>>().join(", ")
                     )));
                 }
             }
             if let Some(row) = rows.last() {
-                after = order_of(row);
-                if after.is_none() {
+                position.after = order_of(row);
+                if position.after.is_none() {
                     return Err(self.wrong("a row has no value in its key".to_owned()));
                 }
             }
@@ -359,7 +423,7 @@ impl Read<'_> {
             }
             if part.is_full() || (is_last && !part.is_empty()) {
                 progress.files.push(part.write(&self.table, progress.number).await?);
-                progress.position = after.clone();
+                progress.position = position.clone();
                 self.table.save(progress).await?;
             }
             if is_last {
@@ -376,5 +440,23 @@ struct Columns {
     taken: Vec<usize>,
     /// Positions of those that tell rows apart.
     key: Vec<usize>,
-    incremental: Option<usize>,
+    /// Whether an index of the table sees to that.
+    is_unique: bool,
+    cursor: Option<Cursor>,
+}
+
+impl Columns {
+    /// What a read asks for, one after the other: of a read of what was written since a bound
+    /// those rows, and those that are above no bound.
+    fn stretches(&self, dialect: Dialect, since: Option<&str>) -> Vec<Stretch> {
+        let order = |columns: &[usize]| dialect.order(&self.shape, columns, self.is_unique);
+        let (Some(bound), Some(cursor)) = (since, &self.cursor) else {
+            return vec![Stretch { rows: None, order: order(&self.key) }];
+        };
+        let others = self.key.iter().copied().filter(|at| *at != cursor.at);
+        let by_cursor: Vec<usize> = std::iter::once(cursor.at).chain(others).collect();
+        let written = Stretch { rows: Some(cursor.since(bound)), order: order(&by_cursor) };
+        let missing = Stretch { rows: Some(cursor.missing()), order: order(&self.key) };
+        vec![written, missing]
+    }
 }

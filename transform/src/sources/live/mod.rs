@@ -25,6 +25,8 @@ pub mod config;
 #[cfg(feature = "databases")]
 mod connection;
 #[cfg(feature = "databases")]
+mod cursor;
+#[cfg(feature = "databases")]
 mod database;
 #[cfg(feature = "databases")]
 mod dialect;
@@ -168,7 +170,8 @@ struct Done {
     full_at: Timestamp,
     /// What was read and how: under other settings the next read is of all rows.
     settings: String,
-    /// The greatest value of the incremental column when the read began.
+    /// The greatest value of the incremental column when the read began, and no later than
+    /// that.
     bound: Option<String>,
     export: Export,
 }

@@ -3,9 +3,11 @@
 //! They need the servers of `tests/servers.py`. Expected answers are those of the
 //! database itself, or stand here.
 
+mod cursors;
 mod database;
 mod dynamo;
 mod hung;
+mod keys;
 mod mariadb;
 mod postgresql;
 mod secured;
