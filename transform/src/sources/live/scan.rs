@@ -1,8 +1,9 @@
 //! DynamoDB, by parallel scan, at a share of the table's read capacity.
 //!
-//! In rounds: of each segment that is not at its end one page, side by side; then a
-//! pause for as long as the share needs for what the round consumed. Items are
-//! written as an export to S3 would have them.
+//! In rounds: of as many segments as the share has room for one page each, side by
+//! side; then a pause for as long as the share needs for what the round consumed. The
+//! first round is one small page, which tells what an item costs. Items are written as
+//! an export to S3 would have them.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -127,7 +128,7 @@ impl Read<'_> {
         let mut lines = JsonLines::new();
         while progress.position.iter().any(|segment| *segment != Segment::End) {
             let started = Instant::now();
-            let round = self.round(client, &progress.position, pace.page_items).await?;
+            let round = self.round(client, &progress.position, &pace).await?;
             let mut items = 0_usize;
             let mut units = 0.0;
             for (at, page) in round {
@@ -184,15 +185,15 @@ impl Read<'_> {
         })
     }
 
-    /// The next page of each segment that is not at its end.
+    /// The next page of the segments whose turn it is.
     async fn round(
         &self,
         client: &Client,
         segments: &[Segment],
-        page_items: i32,
+        pace: &Pace,
     ) -> Result<Vec<(usize, Page)>, SourceError> {
         let open = segments.iter().enumerate().filter(|(_, segment)| **segment != Segment::End);
-        let pages = open.map(|(at, segment)| async move {
+        let pages = open.take(pace.pages).map(|(at, segment)| async move {
             let start = match segment {
                 Segment::After(key) => Some(from_json(key).ok_or_else(|| {
                     let reason = "the noted progress is no key of DynamoDB";
@@ -205,7 +206,7 @@ impl Read<'_> {
                 .table_name(self.table_name())
                 .segment(i32::try_from(at).unwrap_or(i32::MAX))
                 .total_segments(i32::try_from(segments.len()).unwrap_or(i32::MAX))
-                .limit(page_items)
+                .limit(pace.page_items)
                 .set_exclusive_start_key(start)
                 .return_consumed_capacity(ReturnConsumedCapacity::Total)
                 .send()
@@ -230,7 +231,9 @@ struct Page {
 /// How fast to read. Pure.
 struct Pace {
     units_per_second: f64,
-    /// Items that the next page asks for.
+    /// Pages of the next round, at most.
+    pages: usize,
+    /// Items that each of them asks for.
     page_items: i32,
 }
 
@@ -242,15 +245,16 @@ impl Pace {
             _ => f64::from(scan.on_demand_units.unwrap_or(ON_DEMAND_UNITS)),
         };
         let share = f64::from(scan.capacity_percent) / 100.0;
-        Self { units_per_second: capacity * share, page_items: FIRST_ITEMS }
+        Self { units_per_second: capacity * share, pages: 1, page_items: FIRST_ITEMS }
     }
 
-    /// How long a round must last that consumed so much; sizes the pages of the next one.
+    /// How long a round must last that consumed so much; sizes the next one, with so many
+    /// segments left.
     fn after(&mut self, units: f64, items: usize, segments: usize) -> Duration {
         if items > 0 && units > 0.0 && segments > 0 {
-            let of_a_page = self.units_per_second * ROUND_SECONDS / segments as f64;
-            let wanted = of_a_page / (units / items as f64);
-            self.page_items = (wanted as i32).clamp(1, MAX_ITEMS);
+            let wanted = self.units_per_second * ROUND_SECONDS / (units / items as f64);
+            self.pages = (wanted as usize).clamp(1, segments);
+            self.page_items = ((wanted / self.pages as f64) as i32).clamp(1, MAX_ITEMS);
         }
         Duration::try_from_secs_f64(units / self.units_per_second).unwrap_or_default()
     }
@@ -308,10 +312,10 @@ mod tests {
     fn a_scan_keeps_to_its_share_of_the_capacity() {
         // 400 units a second, a quarter of them: 100.
         let mut pace = Pace::new(&scan(""), Some(400));
-        assert_eq!(pace.page_items, FIRST_ITEMS);
+        assert_eq!((pace.pages, pace.page_items), (1, FIRST_ITEMS));
         // 50 units are half a second's; 4 segments get 25 units a round, at half a unit an item.
         assert_eq!(pace.after(50.0, 100, 4), Duration::from_millis(500));
-        assert_eq!(pace.page_items, 50);
+        assert_eq!((pace.pages, pace.page_items), (4, 50));
         // The fewer segments run, the more each may ask for.
         assert_eq!(pace.after(100.0, 200, 1), Duration::from_secs(1));
         assert_eq!(pace.page_items, 200);
@@ -324,7 +328,8 @@ mod tests {
     fn a_small_table_is_read_item_by_item_rather_than_too_fast() {
         let mut pace = Pace::new(&scan("capacity_percent = 10"), Some(5));
         assert_eq!(pace.after(2.0, 4, 4), Duration::from_secs(4));
-        assert_eq!(pace.page_items, 1);
+        // Half a unit a second has room for one item, not for one of each segment.
+        assert_eq!((pace.pages, pace.page_items), (1, 1));
     }
 
     #[test]
