@@ -3,7 +3,7 @@
 use clickmill_schemas::Timestamp;
 
 use crate::batch::Batch;
-use crate::sources::{Notice, Severity, SourcesConfig};
+use crate::sources::{Notice, Severity, SourceConfig, SourcesConfig};
 
 /// Gaps of one chain that are told one by one; of the rest only how many there are.
 const MAX_GAPS_TOLD: usize = 5;
@@ -37,17 +37,36 @@ pub fn notices(batch: &Batch, sources: &SourcesConfig) -> Vec<Notice> {
         for (from, to) in gaps.iter().take(MAX_GAPS_TOLD) {
             notices.push(say(
                 format!(
-                    "no export covers {from} to {to}; rows that changed only then are stale, the \
-                     rest is taken"
+                    "no export covers {from} to {to}; rows that changed only then are stale, those \
+                     deleted only then stay, the rest is taken"
                 ),
-                "add the incremental export of that window, or make a new full export",
+                "add the incremental export of that window; a new full export corrects the rows \
+                 that it has, and does not say which are gone",
             ));
         }
         if gaps.len() > MAX_GAPS_TOLD {
             notices.push(say(
                 format!("there are {} more gaps", gaps.len() - MAX_GAPS_TOLD),
-                "make a new full export",
+                "add the incremental exports of those windows; a new full export corrects the rows \
+                 that it has, and does not say which are gone",
             ));
+        }
+        // Of other chains windows do not say what is gone either.
+        if let Some(SourceConfig::DynamodbExport(_)) = sources.get(source) {
+            let unseen = coverage.unseen_deletes();
+            let more = match unseen.len().saturating_sub(1) {
+                0 => String::new(),
+                more => format!(" and {more} times more"),
+            };
+            notices.extend(unseen.first().map(|(from, to)| {
+                let problem = format!(
+                    "no incremental export covers {from} to {to}{more}: a full export of later corrected \
+                     the rows that it has, and what was deleted only then is still here"
+                );
+                let advice = "add the incremental export of that window, as long as the table's \
+                              point-in-time recovery reaches back";
+                Notice { severity: Severity::Remark, ..say(problem, advice) }
+            }));
         }
     }
     notices.extend(stale(batch, sources, batch.created_at));

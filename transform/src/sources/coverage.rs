@@ -6,7 +6,8 @@
 //! its keys is true whatever is missing elsewhere, and the newest statement
 //! about a key wins. But keys that changed in a gap alone are stale until the
 //! window that is missing, or a newer full export, arrives; so gaps are told on
-//! every run.
+//! every run. A full export does not say what is gone: what was deleted in a gap
+//! stays until the window comes ([`Coverage::unseen_deletes`]).
 
 use clickmill_schemas::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub struct Coverage {
     /// The same of windows alone.
     #[serde(default)]
     windows: Vec<Span>,
+    /// The time of the first full export: what is gone since is said by windows alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first_full: Option<Timestamp>,
     /// Changes came that follow a full load.
     #[serde(default)]
     has_changes: bool,
@@ -40,6 +44,7 @@ impl Coverage {
     /// Takes in a full export of this time.
     pub fn add_full(&mut self, at: Timestamp) {
         merge(&mut self.spans, Span { from: None, to: at });
+        self.first_full = Some(self.first_full.map_or(at, |first| first.min(at)));
     }
 
     /// Takes in a window. One that is empty or runs backwards covers nothing.
@@ -67,6 +72,27 @@ impl Coverage {
     pub fn gaps(&self) -> Vec<(Timestamp, Timestamp)> {
         let pairs = self.spans.windows(2);
         pairs.filter_map(|pair| Some((pair[0].to, pair[1].from?))).collect()
+    }
+
+    /// Gaps between windows, and before the first of them, that a full export closed: what was
+    /// deleted only then is not known. Ascending.
+    #[must_use]
+    pub fn unseen_deletes(&self) -> Vec<(Timestamp, Timestamp)> {
+        let Some(known_until) = self.complete_until() else { return Vec::new() };
+        let Some(first) = self.windows.first().and_then(|window| window.from) else {
+            return Vec::new();
+        };
+        // What was gone before anything was said never came in.
+        let mut seen_until = self.first_full.map_or(first, |full| full.min(first));
+        let mut unseen = Vec::new();
+        for window in &self.windows {
+            let until = window.from.map_or(known_until, |from| from.min(known_until));
+            if seen_until < until {
+                unseen.push((seen_until, until));
+            }
+            seen_until = seen_until.max(window.to);
+        }
+        unseen
     }
 
     /// False where windows or changes came and no full export reaches their first.
@@ -158,6 +184,28 @@ mod tests {
         chain.add_full(at(45));
         assert_eq!(chain.gaps(), []);
         assert_eq!(chain.complete_until(), Some(at(50)));
+    }
+
+    #[test]
+    fn deletes_of_a_gap_that_a_full_export_closed_stay_unseen_until_its_window_comes() {
+        let mut chain = coverage(&[(-1, 10), (20, 30), (40, 50)]);
+        assert_eq!(chain.unseen_deletes(), [], "the gaps themselves are told");
+        chain.add_full(at(35));
+        assert_eq!(seconds(&chain.gaps()), [(35, 40)]);
+        assert_eq!(seconds(&chain.unseen_deletes()), [(10, 20), (30, 35)]);
+        chain.add_full(at(60));
+        assert_eq!(chain.gaps(), []);
+        assert_eq!(seconds(&chain.unseen_deletes()), [(10, 20), (30, 40)]);
+        chain.add_window(at(5), at(20));
+        assert_eq!(seconds(&chain.unseen_deletes()), [(30, 40)]);
+        chain.add_window(at(30), at(40));
+        assert_eq!(chain.unseen_deletes(), []);
+        // Whatever was gone before the first full export and the first window never came in.
+        assert_eq!(coverage(&[(-1, 25), (-1, 40), (20, 30)]).unseen_deletes(), []);
+        assert_eq!(seconds(&coverage(&[(-1, 25), (2, 10), (20, 30)]).unseen_deletes()), [(10, 20)]);
+        // Full exports alone never say what is gone, nor does a chain without one.
+        assert_eq!(coverage(&[(-1, 10), (-1, 20)]).unseen_deletes(), []);
+        assert_eq!(coverage(&[(10, 20), (30, 40)]).unseen_deletes(), []);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The rows of the fault matrix that are about exports, by their names.
 
 use clickmill_schemas::Timestamp;
+use clickmill_transform::sources::Severity;
 use serde_json::{Value, json};
 
 use crate::formats::{Dynamo, change, gz, parquet};
@@ -181,6 +182,43 @@ async fn overlapping_or_gapped_incremental_windows() {
             "04-third|window|1|1|2026-03-10T03:00:00Z",
         ]
     );
+}
+
+#[tokio::test]
+async fn deletes_of_a_gap_that_a_full_export_closed_are_told_to_be_unknown_until_the_window_comes()
+{
+    let shop = shop(SOURCES).await;
+    let changed = |id: &str, item: &str, hour_: u32| {
+        vec![change(key(id), hour(hour_), Some(cart(id, &[item])), None)]
+    };
+    Dynamo::full("01-full", "carts", hour(1), vec![cart("k1", &["a"]), cart("k2", &["a"])])
+        .write(&shop);
+    Dynamo::window("02-first", "carts", hour(1), hour(2), changed("k1", "b", 1)).write(&shop);
+    // From two to three o'clock k2 was deleted.
+    Dynamo::window("04-third", "carts", hour(3), hour(4), changed("k1", "c", 3)).write(&shop);
+    let told = run(&shop).await;
+    assert_eq!(told.len(), 1, "{told:#?}");
+    assert!(told[0].contains("those deleted only then stay"), "{told:#?}");
+    assert!(told[0].contains("a new full export corrects the rows that it has, and does not say"));
+    Dynamo::full("05-full", "carts", hour(5), vec![cart("k1", &["d"])]).write(&shop);
+    for _ in 0..2 {
+        let report = shop.run_tables(&["carts"]).await;
+        let remarks = report.notices.iter().filter(|notice| notice.severity == Severity::Remark);
+        let remarks: Vec<String> = remarks.map(ToString::to_string).collect();
+        assert_eq!(
+            remarks,
+            ["source `dynamo`, carts from the table carts: no incremental export covers \
+              2026-03-10T02:00:00.000000Z to 2026-03-10T03:00:00.000000Z: a full export of later corrected \
+              the rows that it has, and what was deleted only then is still here; add the incremental \
+              export of that window, as long as the table's point-in-time recovery reaches back"]
+        );
+        assert_eq!(run(&shop).await, remarks, "and nothing else");
+    }
+    assert_eq!(shop.sql("SELECT cart_id FROM carts").await, ["k1", "k2"]);
+    let gone = vec![change(key("k2"), hour(2), None, None)];
+    Dynamo::window("03-second", "carts", hour(2), hour(3), gone).write(&shop);
+    assert_eq!(run(&shop).await, Vec::<String>::new());
+    assert_eq!(shop.sql("SELECT cart_id FROM carts").await, ["k1"]);
 }
 
 #[tokio::test]
