@@ -390,7 +390,7 @@ pub async fn plan(
 
 fn cover(coverage: &mut Coverage, export: &Export) {
     match export.content {
-        Content::Snapshot | Content::Load => coverage.add_full(export.exported_at),
+        Content::Snapshot | Content::Load { .. } => coverage.add_full(export.exported_at),
         Content::Window { from, to } => coverage.add_window(from, to),
         Content::Changes => coverage.add_changes(),
     }

@@ -105,6 +105,11 @@ pub const PRODUCT_OBSERVATIONS: TableSpec = TableSpec {
         optional("stock", Kind::Int64, "Pieces in stock"),
         optional("active", Kind::Bool, "On sale"),
         required("deleted", Kind::Bool, "Its source deleted it then: the rest is NULL"),
+        text(
+            "standing",
+            "load: of a full load, which stands below every change of the product; change: of a \
+             change; NULL: it stands at its time",
+        ),
         required("export_id", Kind::Utf8, "The export"),
         required("dt", Kind::Date, "UTC date of observed_at"),
     ],
@@ -133,7 +138,11 @@ pub const PRODUCTS: TableSpec = TableSpec {
         text("currency", "ISO 4217"),
         optional("stock", Kind::Int64, "Pieces in stock"),
         optional("active", Kind::Bool, "On sale"),
-        required("valid_from", Kind::Timestamp, "Time of the first export that says so"),
+        required(
+            "valid_from",
+            Kind::Timestamp,
+            "Time of the first export that says so; of a full load not later than of the first change",
+        ),
         optional(
             "valid_to",
             Kind::Timestamp,

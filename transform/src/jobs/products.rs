@@ -13,21 +13,28 @@ const JOB: &str = "products";
 /// A version begins with an observation that differs from the one before it. Of several
 /// of one instant the last export counts. A product that its source deleted goes on as it
 /// was and is not active; a delete of what was never seen says nothing.
+/// A full load stands below the changes of its product, whatever the clocks say: where one was
+/// committed before the load's time, the load was true until then at most.
 /// Exports may arrive in any order: all observations of the touched products are read.
 const REBUILT: &str = "
 WITH touched AS (SELECT DISTINCT product_id FROM changed),
 observed AS (
-  SELECT * FROM (
-    SELECT o.*, row_number() OVER (PARTITION BY o.product_id, o.observed_at ORDER BY o.export_id DESC) AS nth
-    FROM observations o JOIN touched t ON o.product_id = t.product_id)
-  WHERE nth = 1
+  SELECT o.*, CASE WHEN o.standing = 'load' THEN least(o.observed_at,
+      min(CASE WHEN o.standing = 'change' THEN o.observed_at END) OVER (PARTITION BY o.product_id))
+    ELSE o.observed_at END AS since
+  FROM observations o JOIN touched t ON o.product_id = t.product_id
 ),
-runs AS (
-  SELECT *, sum(CASE WHEN deleted THEN 0 ELSE 1 END) OVER (PARTITION BY product_id ORDER BY observed_at) AS seen
+placed AS (
+  SELECT *, row_number() OVER (PARTITION BY product_id
+    ORDER BY since, CASE WHEN standing = 'load' THEN 0 ELSE 1 END, observed_at, export_id) AS place
   FROM observed
 ),
+runs AS (
+  SELECT *, sum(CASE WHEN deleted THEN 0 ELSE 1 END) OVER (PARTITION BY product_id ORDER BY place) AS seen
+  FROM placed
+),
 told AS (
-  SELECT product_id, observed_at,
+  SELECT product_id, since, lead(since) OVER (PARTITION BY product_id ORDER BY place) AS next_since,
     first_value(sku) OVER run AS sku,
     first_value(name) OVER run AS name,
     first_value(brand) OVER run AS brand,
@@ -39,10 +46,10 @@ told AS (
     first_value(stock) OVER run AS stock,
     CASE WHEN deleted THEN false ELSE active END AS active
   FROM runs WHERE seen > 0
-  WINDOW run AS (PARTITION BY product_id, seen ORDER BY observed_at)
+  WINDOW run AS (PARTITION BY product_id, seen ORDER BY place)
 ),
 marked AS (
-  SELECT *, lag(observed_at) OVER earlier AS before,
+  SELECT *, lag(since) OVER earlier AS before,
     coalesce((lag(sku) OVER earlier IS DISTINCT FROM sku)
       OR (lag(name) OVER earlier IS DISTINCT FROM name)
       OR (lag(brand) OVER earlier IS DISTINCT FROM brand)
@@ -53,13 +60,13 @@ marked AS (
       OR (lag(currency) OVER earlier IS DISTINCT FROM currency)
       OR (lag(stock) OVER earlier IS DISTINCT FROM stock)
       OR (lag(active) OVER earlier IS DISTINCT FROM active), true) AS differs
-  FROM told
-  WINDOW earlier AS (PARTITION BY product_id ORDER BY observed_at)
+  FROM told WHERE next_since IS DISTINCT FROM since
+  WINDOW earlier AS (PARTITION BY product_id ORDER BY since)
 ),
 versions AS (SELECT * FROM marked WHERE before IS NULL OR differs)
 SELECT product_id, sku, name, brand, category, category_path, price, cost, currency, stock, active,
-  observed_at AS valid_from,
-  lead(observed_at) OVER (PARTITION BY product_id ORDER BY observed_at) AS valid_to,
+  since AS valid_from,
+  lead(since) OVER (PARTITION BY product_id ORDER BY since) AS valid_to,
   before IS NULL AS is_first
 FROM versions
 UNION ALL

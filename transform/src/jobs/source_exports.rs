@@ -1,13 +1,14 @@
 //! What each export gave -> `source_exports`, and what is strange of it.
 //!
 //! A full export with far fewer rows than the one before it, or with the very
-//! same, is told. It is taken all the same: nothing that it lacks is removed.
+//! same, is told. It is taken all the same: nothing that it lacks is removed. A full load
+//! of change capture that a task wrote anew is told, too, since it stands below the changes.
 //!
 //! A file that stands alone does not say whether it holds everything or what was
 //! new that day. One that was written anew does hold what its former self held; of
 //! files beside each other the configuration says it, by expecting a share.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -28,6 +29,9 @@ use crate::sources::{Content, Notice, Severity};
 
 /// The share of the rows of the one before that a full export should have, percent.
 const AT_LEAST_PERCENT: u8 = 50;
+
+/// The content of a full load of change capture.
+const LOAD: &str = Content::Load { started_at: None }.name();
 
 /// An export, as far as it is compared with others.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,17 +58,19 @@ pub async fn change(
         return Ok((Change::default(), Vec::new()));
     }
     let taken = taken(context, job).await?;
-    let full = [Content::Snapshot.name(), Content::Load.name()];
+    let full = [Content::Snapshot.name(), LOAD];
     let is_full = |taken: &&Taken| full.contains(&taken.content.as_str());
-    let mut fulls: Vec<Taken> = taken.iter().filter(is_full).cloned().collect();
+    let mut fulls: Vec<Taken> = taken.keys().filter(is_full).cloned().collect();
     let new: Vec<Taken> = exports.iter().map(Taken::from).filter(|taken| is_full(&taken)).collect();
     fulls.extend(new.iter().cloned());
     fulls.sort();
-    let notices = new.iter().flat_map(|full| strange(context, full, &fulls)).collect();
+    let mut notices: Vec<Notice> =
+        new.iter().flat_map(|full| strange(context, full, &fulls)).collect();
+    notices.extend(exports.iter().filter_map(|counts| loaded_anew(counts, &taken)));
     let notices = Notice::folded(notices);
     // One that was taken again and says the same is there already.
     let mut sorted: Vec<&ExportCounts> =
-        exports.iter().filter(|counts| !taken.contains(&Taken::from(*counts))).collect();
+        exports.iter().filter(|counts| !taken.contains_key(&Taken::from(*counts))).collect();
     sorted.sort_by_key(|counts| Taken::from(*counts));
     if sorted.is_empty() {
         return Ok((Change::default(), notices));
@@ -94,7 +100,7 @@ fn strange(context: &JobContext<'_>, full: &Taken, all: &[Taken]) -> Vec<Notice>
     let config = context.options.sources.get(&full.source);
     let expected = config.and_then(|config| config.expect().at_least_percent);
     // A load is in several files, none of which has it all, and so may other files be.
-    let is_alone = full.content == Content::Load.name()
+    let is_alone = full.content == LOAD
         || (matches!(config, Some(SourceConfig::Files(_))) && expected.is_none());
     let of_same = |other: &&Taken| {
         (&other.source, &other.dataset) == (&full.source, &full.dataset)
@@ -135,33 +141,75 @@ fn strange(context: &JobContext<'_>, full: &Taken, all: &[Taken]) -> Vec<Notice>
     notices
 }
 
-/// The exports in the table.
+/// A file of a full load that was written anew behind changes, where nobody said that its task
+/// began behind them.
+fn loaded_anew(counts: &ExportCounts, taken: &HashMap<Taken, i64>) -> Option<Notice> {
+    if counts.export.content != (Content::Load { started_at: None }) {
+        return None;
+    }
+    let new = Taken::from(counts);
+    let of_same = |other: &Taken| (&other.source, &other.dataset) == (&new.source, &new.dataset);
+    let has_changes =
+        taken.keys().any(|other| of_same(other) && other.content == Content::Changes.name());
+    // One that is read under another mapping is the same file still.
+    let is_anew = taken.iter().any(|(other, size)| {
+        of_same(other)
+            && other.export_id == new.export_id
+            && other.fingerprint != new.fingerprint
+            && (other.exported_at != new.exported_at || *size != bytes(counts))
+    });
+    (has_changes && is_anew).then(|| Notice {
+        source: new.source,
+        subject: new.export_id,
+        severity: Severity::Problem,
+        problem: format!(
+            "the full load was written anew; of {} that changed before, it counts for nothing, since \
+             changes stand above every load",
+            new.dataset
+        ),
+        advice: format!(
+            "say when its task began: started_at in [sources.{}]",
+            counts.export.source
+        ),
+    })
+}
+
+/// The size of an export's files.
+fn bytes(counts: &ExportCounts) -> i64 {
+    let bytes = counts.export.files.iter().map(|file| file.bytes).sum::<u64>();
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// The exports in the table, with their bytes.
 async fn taken(
     context: &JobContext<'_>,
     job: &'static str,
-) -> Result<HashSet<Taken>, TransformError> {
+) -> Result<HashMap<Taken, i64>, TransformError> {
     let fail = TransformError::job(job);
     let table = context.current(&SOURCE_EXPORTS).await?;
     let session = context.session();
     session
         .register_table("taken", table_of(&SOURCE_EXPORTS, table.files().to_vec()))
         .map_err(&fail)?;
-    let sql = "SELECT source, dataset, export_id, exported_at, rows_taken, fingerprint, content \
-               FROM taken";
+    let sql = "SELECT source, dataset, export_id, exported_at, rows_taken, fingerprint, content, \
+               bytes FROM taken";
     let batches = session.sql(sql).await.map_err(&fail)?.collect().await.map_err(&fail)?;
-    let mut all = HashSet::new();
+    let mut all = HashMap::new();
     for batch in &batches {
         let text = |at: usize| batch.column(at).as_string::<i32>();
         let number = |at: usize| batch.column(at).as_primitive::<Int64Type>();
         let at = batch.column(3).as_primitive::<TimestampMicrosecondType>();
-        all.extend((0..batch.num_rows()).map(|row| Taken {
-            source: text(0).value(row).to_owned(),
-            dataset: text(1).value(row).to_owned(),
-            exported_at: at.value(row),
-            export_id: text(2).value(row).to_owned(),
-            rows: number(4).value(row),
-            fingerprint: number(5).value(row),
-            content: text(6).value(row).to_owned(),
+        all.extend((0..batch.num_rows()).map(|row| {
+            let taken = Taken {
+                source: text(0).value(row).to_owned(),
+                dataset: text(1).value(row).to_owned(),
+                exported_at: at.value(row),
+                export_id: text(2).value(row).to_owned(),
+                rows: number(4).value(row),
+                fingerprint: number(5).value(row),
+                content: text(6).value(row).to_owned(),
+            };
+            (taken, number(7).value(row))
         }));
     }
     Ok(all)
@@ -182,8 +230,6 @@ fn rows(exports: &[&ExportCounts]) -> Result<RecordBatch, arrow::error::ArrowErr
         Content::Window { from, to } => Some((from, to)),
         _ => None,
     };
-    let files =
-        |counts: &ExportCounts| counts.export.files.iter().map(|file| file.bytes).sum::<u64>();
     let days = exports.iter().map(|counts| Some(counts.export.exported_at.date().days()));
     RecordBatch::try_new(
         arrow_schema(&SOURCE_EXPORTS),
@@ -196,7 +242,7 @@ fn rows(exports: &[&ExportCounts]) -> Result<RecordBatch, arrow::error::ArrowErr
             times(&|counts| window(counts).map(|(from, _)| from)),
             times(&|counts| window(counts).map(|(_, to)| to)),
             numbers(&|counts| counts.export.files.len() as i64),
-            numbers(&|counts| i64::try_from(files(counts)).unwrap_or(i64::MAX)),
+            numbers(&bytes),
             numbers(&|counts| counts.read),
             numbers(&|counts| counts.taken),
             numbers(&|counts| counts.deleted),

@@ -3,9 +3,10 @@
 //! Every row of an export is a statement about its key: that it is like this, or
 //! that it is gone, as of a time. The newest statement wins, by (time, source and
 //! export, batch, place in the export); statements of a full load stand below all
-//! changes. What was said is kept in the internal table `source_keys`, as a hash
-//! of the content, so that the answer does not depend on the order in which
-//! exports came: a late one loses to what is newer, a delete outlives the row.
+//! changes, unless it is known when its task started. What was said is kept in the
+//! internal table `source_keys`, as a hash of the content, so that the answer does not
+//! depend on the order in which exports came: a late one loses to what is newer, a
+//! delete outlives the row.
 //!
 //! The table grows by what each batch said and is merged when it has more than
 //! [`MAX_STATE_FILES`] files. It is committed after the tables that depend on it:
@@ -58,6 +59,10 @@ const SAID_BY: &str = "__said_by";
 const PLACE: &str = "__place";
 /// True where the export has all lines of the orders that it has.
 const WHOLE: &str = "__whole";
+/// True of a change, which stands above every load.
+const IS_CHANGE: &str = "__is_change";
+/// Where a load stands: before all times.
+const BELOW_CHANGES: i64 = i64::MIN;
 
 /// What the batch's exports say of one dataset.
 pub struct Staged {
@@ -329,15 +334,21 @@ WHERE n.row_part <> '' AND n.version <> 0 AND (w.row_key IS NULL
 
 /// What was observed of products, in the columns of the table but for `dt`.
 pub fn observations(held: &[&str]) -> String {
+    let standing = format!(
+        "CASE WHEN {RANK} = CAST('{BELOW_CHANGES}' AS BIGINT) THEN 'load' WHEN {IS_CHANGE} THEN 'change' END \
+         AS standing"
+    );
     let gone = |name: &&str| match *name {
         "product_id" => format!("{KEY} AS product_id"),
         "observed_at" => format!("{AT} AS observed_at"),
         "export_id" => "export_id".to_owned(),
         "deleted" => "true AS deleted".to_owned(),
+        "standing" => standing.clone(),
         other => format!("NULL AS {other}"),
     };
     let there = |name: &&str| match *name {
         "deleted" => "false AS deleted".to_owned(),
+        "standing" => standing.clone(),
         other => other.to_owned(),
     };
     let list = |of: &dyn Fn(&&str) -> String| held.iter().map(of).collect::<Vec<_>>().join(", ");
@@ -395,7 +406,7 @@ impl ExportCounts {
     }
 }
 
-fn mark_fields() -> [Field; 6] {
+fn mark_fields() -> [Field; 7] {
     let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     [
         Field::new(KEY, DataType::Utf8, false),
@@ -404,6 +415,7 @@ fn mark_fields() -> [Field; 6] {
         Field::new(RANK, DataType::Int64, false),
         Field::new(SAID_BY, DataType::Utf8, false),
         Field::new(PLACE, DataType::Int64, false),
+        Field::new(IS_CHANGE, DataType::Boolean, false),
     ]
 }
 
@@ -441,7 +453,7 @@ fn marks(export: &Export, rows: &RecordBatch, places: &[i64]) -> Result<Vec<Arra
     let at = column(dataset.time_column())?;
     let times = at.as_primitive::<TimestampMicrosecondType>();
     let ranks: Int64Array = match export.content {
-        Content::Load => Int64Array::from(vec![i64::MIN; count]),
+        Content::Load { started_at: None } => Int64Array::from(vec![BELOW_CHANGES; count]),
         _ => (0..count).map(|row| Some(times.value(row))).collect(),
     };
     let said_by = format!("{}/{}", export.source, export.export_id);
@@ -452,6 +464,7 @@ fn marks(export: &Export, rows: &RecordBatch, places: &[i64]) -> Result<Vec<Arra
         Arc::new(ranks),
         Arc::new(StringArray::from(vec![said_by.as_str(); count])),
         Arc::new(Int64Array::from(places.to_vec())),
+        Arc::new(BooleanArray::from(vec![export.content == Content::Changes; count])),
     ])
 }
 

@@ -115,9 +115,9 @@ mod tests {
 
     #[test]
     fn a_load_needs_no_operation() {
-        assert!(read(&Content::Load, None, None).faults.is_empty());
-        assert!(read(&Content::Load, Some("I"), None).faults.is_empty());
-        assert_eq!(read(&Content::Load, Some("Smith"), None).faults.len(), 1);
+        assert!(read(&Content::Load { started_at: None }, None, None).faults.is_empty());
+        assert!(read(&Content::Load { started_at: None }, Some("I"), None).faults.is_empty());
+        assert_eq!(read(&Content::Load { started_at: None }, Some("Smith"), None).faults.len(), 1);
     }
 
     #[test]
@@ -131,7 +131,7 @@ mod tests {
         assert_eq!((found.operation, found.time), (Some(0), Some(1)));
         assert!(columns_of(&layout, &Content::Changes, &names[1..]).is_err());
         assert!(columns_of(&layout, &Content::Changes, &names[..1]).is_err());
-        let found = columns_of(&layout, &Content::Load, &names[2..]).unwrap();
+        let found = columns_of(&layout, &Content::Load { started_at: None }, &names[2..]).unwrap();
         assert_eq!((found.operation, found.time), (None, None));
     }
 }

@@ -1,5 +1,5 @@
-//! The columns that a source fills: those of the table's spec except `dt` and
-//! `deleted`, which the jobs make.
+//! The columns that a source fills: those of the table's spec except `dt`, `deleted`
+//! and `standing`, which the jobs make.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(super) const MONEY_PRECISION: u8 = 18;
 pub(super) const MONEY_SCALE: i8 = 4;
 
 /// What jobs make.
-const MADE: [&str; 2] = [PARTITION_COLUMN, "deleted"];
+const MADE: [&str; 3] = [PARTITION_COLUMN, "deleted", "standing"];
 
 /// A dataset's columns, in the table's order.
 pub(super) fn of(dataset: Dataset) -> impl Iterator<Item = &'static Column> {

@@ -11,8 +11,8 @@
 //! broken by the file's name, then by the place in the file. What a task writes
 //! again after a restart says the same of the same times, and changes nothing.
 //!
-//! Limits: a task that loads again must write into another folder, since its new
-//! load would stand below the old changes; files of a `CdcPath` that preserves
+//! Limits: the load of a task that loads again stands below the old changes, in whatever
+//! folder it lies, unless `started_at` says when that task began; files of a `CdcPath` that preserves
 //! transactions are of several tables and not read.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -191,10 +191,14 @@ fn export(
     mapping: &DmsMapping,
     file: &File<'_>,
 ) -> Export {
-    let loaded = || {
+    let given = |text: &Option<String>| {
         let rule = Rule::new(Kind::Timestamp, None).ok();
-        let given = source.loaded_at.as_deref().zip(rule);
-        given.and_then(|(text, rule)| rule.time(text).ok()).unwrap_or_else(|| modified(file.meta))
+        text.as_deref().zip(rule).and_then(|(text, rule)| rule.time(text).ok())
+    };
+    let started_at = given(&source.started_at).filter(|_| file.time.is_none());
+    let loaded = || {
+        let told = started_at.or_else(|| given(&source.loaded_at));
+        told.unwrap_or_else(|| modified(file.meta))
     };
     Export {
         dataset,
@@ -212,10 +216,14 @@ fn export(
             }),
         },
         columns: mapping.columns.clone(),
-        content: if file.time.is_some() { Content::Changes } else { Content::Load },
+        content: match file.time {
+            Some(_) => Content::Changes,
+            None => Content::Load { started_at },
+        },
         changes: Some(ChangeLayout {
             operation_column: source.operation_column.clone(),
-            time_column: source.time_column.clone(),
+            // A load that stands at its task's start is of then, whatever its rows say.
+            time_column: source.time_column.clone().filter(|_| started_at.is_none()),
         }),
         table: Some(mapping.table.clone().unwrap_or_else(|| dataset.section().to_owned())),
         lines: None,

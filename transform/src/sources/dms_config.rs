@@ -35,6 +35,10 @@ with_datasets! {
         /// When the full load was made; by default when its files were last written.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub loaded_at: Option<String>,
+        /// When the task began, if what it loads shall stand above what was said before: of one
+        /// that loads anew. Without, a load stands below all changes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub started_at: Option<String>,
         /// What would be strange of it.
         #[serde(default)]
         pub expect: Expect,
@@ -61,9 +65,10 @@ impl DmsSource {
         if !self.delimiter.is_ascii() {
             return Err(format!("] delimiter `{}` is not one ASCII character", self.delimiter));
         }
-        if let Some(text) = &self.loaded_at {
+        for (key, text) in [("loaded_at", &self.loaded_at), ("started_at", &self.started_at)] {
+            let Some(text) = text else { continue };
             let rule = Rule::new(Kind::Timestamp, None)?;
-            rule.time(text).map_err(|problem| format!("] loaded_at: {problem}"))?;
+            rule.time(text).map_err(|problem| format!("] {key}: {problem}"))?;
         }
         for (dataset, mapping) in self.mappings() {
             let section = dataset.section();

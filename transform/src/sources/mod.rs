@@ -110,7 +110,12 @@ pub enum Content {
         to: Timestamp,
     },
     /// The rows that changes start from: every change stands above it, whatever the clocks say.
-    Load,
+    Load {
+        /// When the task started, where that is known: the load stands there, above what was
+        /// said before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        started_at: Option<Timestamp>,
+    },
     /// Changes, each with its operation, in the order of their times and then of the file.
     Changes,
 }
@@ -386,7 +391,7 @@ impl Content {
         match self {
             Self::Snapshot => "snapshot",
             Self::Window { .. } => "window",
-            Self::Load => "load",
+            Self::Load { .. } => "load",
             Self::Changes => "changes",
         }
     }

@@ -20,6 +20,7 @@ time_column = "committed"
 header = true
 [dms.orders]
 [dms.order_items]
+[dms.products]
 [files]
 kind = "files"
 format = "csv"
@@ -366,6 +367,38 @@ async fn dms_duplicates_and_reordering() {
         ("20260310-093300000.csv", format!("{header}{second}")),
         ("20260310-094200000.csv", format!("{header}{third}")),
     ];
+    // The same of a catalog, whose history is kept: changes of before the load's time, too, stand
+    // above it, and what the load says is true until then at most.
+    let catalog = [
+        "committed,product_id,price,active\n\
+         2026-03-10 08:00:00.000000,p1,1,true\n\
+         2026-03-10 08:00:00.000000,p2,1,true\n\
+         2026-03-10 08:00:00.000000,p4,1,true\n\
+         2026-03-10 08:00:00.000000,p5,1,true\n",
+        "Op,committed,product_id,price,active\n\
+         U,2026-03-10 07:59:58.000000,p1,2,true\n\
+         D,2026-03-10 07:59:59.000000,p2,1,true\n\
+         I,2026-03-10 09:00:00.000000,p3,3,true\n\
+         U,2026-03-10 08:00:00.000000,p5,2,true\n",
+        "Op,committed,product_id,price,active\n\
+         I,2026-03-10 09:00:00.000000,p3,3,true\n\
+         D,2026-03-10 09:30:00.000000,p3,3,true\n\
+         I,2026-03-10 09:30:00.000000,p3,4,true\n\
+         U,2026-03-10 09:31:00.000000,p1,5,true\n",
+        "Op,committed,product_id,price,active\n\
+         D,2026-03-10 09:41:00.000000,p4,1,true\n",
+    ];
+    let products = [
+        "p1|2.0000|true|2026-03-10T07:59:58Z|2026-03-10T09:31:00Z|true",
+        "p1|5.0000|true|2026-03-10T09:31:00Z|-|false",
+        "p2|1.0000|false|2026-03-10T07:59:59Z|-|true",
+        "p3|3.0000|true|2026-03-10T09:00:00Z|2026-03-10T09:30:00Z|true",
+        "p3|4.0000|true|2026-03-10T09:30:00Z|-|false",
+        "p4|1.0000|false|2026-03-10T09:41:00Z|-|false",
+        "p4|1.0000|true|2026-03-10T08:00:00Z|2026-03-10T09:41:00Z|true",
+        "p5|2.0000|true|2026-03-10T08:00:00Z|-|true",
+    ];
+    let history = "SELECT product_id, price, active, valid_from, valid_to, is_first FROM products";
     let rows = ["o1|2.0000|2026-03-09", "o3|4.0000|2026-03-10", "o4|5.0000|2026-03-12"];
     let sql = "SELECT order_id, total, dt FROM orders";
     let mut everything = Vec::new();
@@ -374,8 +407,10 @@ async fn dms_duplicates_and_reordering() {
         for at in order {
             let (name, text) = &files[at];
             shop.write(&format!("dms/shop/orders/{name}"), text);
+            shop.write(&format!("dms/shop/products/{name}"), catalog[at]);
             run(&shop).await;
         }
+        assert_eq!(shop.sql(history).await, products, "{order:?}");
         assert_eq!(shop.sql(sql).await, rows, "{order:?}");
         assert_eq!(run(&shop).await, Vec::<String>::new());
         everything.push(shop.sql("SELECT * FROM orders").await);

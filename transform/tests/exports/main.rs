@@ -7,6 +7,7 @@ mod faults;
 mod formats;
 mod histories;
 mod live;
+mod loads;
 mod model;
 #[path = "../batches/support/shop.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]

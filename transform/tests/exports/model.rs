@@ -34,6 +34,11 @@ time_column = "committed"
 [csv.customers]
 table = "public.customers"
 names = ["committed", "customer_id", "city"]
+[csv.products]
+table = "public.products"
+names = ["committed", "product_id", "price"]
+[csv.products.columns]
+active = { constant = "true" }
 [parquet]
 kind = "dms"
 path = "FOLDER/parquet"
@@ -47,10 +52,12 @@ pub enum Of {
     Products,
     Customers,
     Carts,
+    /// Products again, by change capture.
+    Catalog,
 }
 
 const DYNAMO: [Of; 3] = [Of::Orders, Of::Lines, Of::Products];
-const ALL: [Of; 5] = [Of::Orders, Of::Lines, Of::Products, Of::Customers, Of::Carts];
+const ALL: [Of; 6] = [Of::Orders, Of::Lines, Of::Products, Of::Customers, Of::Carts, Of::Catalog];
 
 /// A row's key and part.
 type Key = (usize, usize);
@@ -82,7 +89,7 @@ pub struct History {
 
 pub fn histories() -> impl Strategy<Value = History> {
     let write =
-        (0..5_usize, 0..MINUTES, 0..3_usize, 1..3_usize, prop::option::weighted(0.7, 0..3_u8));
+        (0..6_usize, 0..MINUTES, 0..3_usize, 1..3_usize, prop::option::weighted(0.7, 0..3_u8));
     let full = (0..RUNS, 0..3_usize, 0..MINUTES);
     let window = (0..RUNS, 0..3_usize, -1..MINUTES, 1..MINUTES, any::<bool>());
     // Where changes begin, after which minute the load is, and the run of every file.
@@ -91,7 +98,7 @@ pub fn histories() -> impl Strategy<Value = History> {
         prop::collection::vec(write, 4..40),
         prop::collection::vec(full, 0..6),
         prop::collection::vec(window, 0..10),
-        (capture.clone(), capture),
+        (capture.clone(), capture.clone(), capture),
     )
         .prop_map(|(writes, fulls, windows, captures)| {
             let mut last = BTreeMap::new();
@@ -110,7 +117,7 @@ pub fn histories() -> impl Strategy<Value = History> {
                 parts.push((run, Part::Window { of: DYNAMO[of], from, to, images }));
             }
             for (of, (begins, after, files)) in
-                [(Of::Customers, captures.0), (Of::Carts, captures.1)]
+                [(Of::Customers, captures.0), (Of::Carts, captures.1), (Of::Catalog, captures.2)]
             {
                 let load = (begins + after).min(MINUTES - 1);
                 parts.push((files[0].0, Part::Full { of, minute: load }));
@@ -217,12 +224,12 @@ impl History {
         let rows = self.rows_at(of, minute);
         let (first, rest): (Vec<_>, Vec<_>) = rows.into_iter().partition(|(key, _)| key.0 == 1);
         for (number, rows) in [(9, first), (10, rest)] {
-            if of == Of::Customers {
+            if of != Of::Carts {
                 let line = |(key, value): &(Key, u8)| {
-                    format!("{},c{},city{value}\n", sql_time(half_past(minute)), key.0)
+                    csv_row(of, &sql_time(half_past(minute)), *key, Some(*value))
                 };
                 let text: String = rows.iter().map(line).collect();
-                shop.write(&format!("csv/public/customers/LOAD{number:08X}.csv"), text);
+                shop.write(&format!("csv/public/{}/LOAD{number:08X}.csv", table_of(of)), text);
             } else {
                 let names = ["cart_id", "updated_at", "items"];
                 let row = |(key, value): &(Key, u8)| cart(*key, *value);
@@ -238,15 +245,14 @@ impl History {
     fn changes(&self, shop: &Shop, number: usize, of: Of, from: i64, to: i64) {
         let writes = self.writes_in(of, from, to);
         let name = file_of_changes(number, to);
-        if of == Of::Customers {
+        if of != Of::Carts {
             let mut text = String::new();
             for write in &writes {
                 let op = if write.value.is_none() { "D" } else { "U" };
-                let city = write.value.map_or("NULL".to_owned(), |value| format!("city{value}"));
-                let time = sql_time(at(write.minute));
-                let _ = writeln!(text, "{op},{time},c{},{city}", write.key.0);
+                let row = csv_row(of, &sql_time(at(write.minute)), write.key, write.value);
+                let _ = write!(text, "{op},{row}");
             }
-            shop.write(&format!("csv/public/customers/{name}.csv"), text);
+            shop.write(&format!("csv/public/{}/{name}.csv", table_of(of)), text);
         } else {
             let row = |write: &Write| {
                 let op = if write.value.is_none() { "D" } else { "I" };
@@ -290,7 +296,9 @@ impl History {
                                 file_time(number, *to),
                                 format!("{}{place:04}", file_of_changes(number, *to)),
                             ),
-                            Of::Customers => (at(write.minute), file_of_changes(number, *to)),
+                            Of::Customers | Of::Catalog => {
+                                (at(write.minute), file_of_changes(number, *to))
+                            }
                             _ => (at(write.minute), export_id(number)),
                         };
                         let row = Said { rank: (true, time), by, at: time, value: write.value };
@@ -348,7 +356,9 @@ impl History {
         // The time of a load without a time column is that of its file: not compared.
         let carts = self.newest(Of::Carts);
         tables.insert("carts", carts.iter().map(row).map(|row| without(&row, 2)).collect());
-        tables.insert("products", self.products());
+        let mut products = self.products(Of::Products);
+        products.extend(self.products(Of::Catalog));
+        tables.insert("products", products);
         for rows in tables.values_mut() {
             rows.sort();
         }
@@ -356,27 +366,40 @@ impl History {
     }
 
     /// Every product's periods.
-    fn products(&self) -> Vec<String> {
+    fn products(&self, of: Of) -> Vec<String> {
+        let letter = if of == Of::Products { 'p' } else { 'q' };
         let mut rows = Vec::new();
-        for (key, mut said) in self.said(Of::Products).0 {
-            said.sort_by_key(|said| (said.at, said.by.clone()));
+        for (key, mut said) in self.said(of).0 {
+            said.sort_by_key(|said| (said.rank, said.by.clone()));
+            // What a load says ends with the first change, and was true before it at most.
+            let first_change = said.iter().filter(|said| said.rank.0).map(|said| said.at).min();
             // (price, active) since when.
-            let mut periods: Vec<((u8, bool), Timestamp)> = Vec::new();
+            let mut told: Vec<((u8, bool), Timestamp)> = Vec::new();
             for said in said {
-                let state = match (said.value, periods.last()) {
+                let since = match first_change {
+                    Some(first) if !said.rank.0 => said.at.min(first),
+                    _ => said.at,
+                };
+                let state = match (said.value, told.last()) {
                     (Some(price), _) => (price, true),
                     (None, Some(((price, _), _))) => (*price, false),
                     (None, None) => continue,
                 };
-                if periods.last().is_none_or(|(last, _)| *last != state) {
-                    periods.push((state, said.at));
+                told.push((state, since));
+            }
+            // Of one instant the last counts, and what says the same goes on.
+            let mut periods: Vec<((u8, bool), Timestamp)> = Vec::new();
+            for (number, (state, since)) in told.iter().enumerate() {
+                let is_last = told.get(number + 1).is_none_or(|(_, next)| next != since);
+                if is_last && periods.last().is_none_or(|(before, _)| before != state) {
+                    periods.push((*state, *since));
                 }
             }
             for (number, ((price, active), from)) in periods.iter().enumerate() {
                 let to = periods.get(number + 1).map_or("-".to_owned(), |(_, to)| short(*to));
                 let first = number == 0;
                 rows.push(format!(
-                    "p{}|{price}.5000|{active}|{}|{to}|{first}",
+                    "{letter}{}|{price}.5000|{active}|{}|{to}|{first}",
                     key.0,
                     short(*from)
                 ));
@@ -444,7 +467,9 @@ const fn table_of(of: Of) -> &'static str {
     match of {
         Of::Lines => "lines",
         Of::Orders => "orders",
-        _ => "products",
+        Of::Customers => "customers",
+        Of::Carts => "carts",
+        Of::Products | Of::Catalog => "products",
     }
 }
 
@@ -472,6 +497,15 @@ fn image(of: Of, key: Key, value: u8) -> Value {
         }
     }
     image
+}
+
+/// A line of a CSV by change capture, behind its operation.
+fn csv_row(of: Of, time: &str, key: Key, value: Option<u8>) -> String {
+    let (letter, value) = match of {
+        Of::Customers => ('c', value.map(|value| format!("city{value}"))),
+        _ => ('q', value.map(|value| format!("{value}.5"))),
+    };
+    format!("{time},{letter}{},{}\n", key.0, value.as_deref().unwrap_or("NULL"))
 }
 
 fn cart(key: Key, value: u8) -> Vec<Option<String>> {
