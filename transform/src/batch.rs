@@ -369,7 +369,10 @@ pub async fn plan(
         notices.extend(discovery.notices);
         batch.live_reads.extend(discovery.live_reads);
         for export in discovery.exports {
-            if batch.taken_exports.insert(export.identity()) {
+            let identities = export.identities();
+            let is_new = identities.iter().any(|one| !batch.taken_exports.contains(one));
+            batch.taken_exports.extend(identities);
+            if is_new {
                 let newest = batch.newest_exports.entry(newest_key(&export));
                 let newest = newest.or_insert(export.exported_at);
                 *newest = export.exported_at.max(*newest);

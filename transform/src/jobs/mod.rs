@@ -24,6 +24,7 @@ mod identity_map;
 mod ingest;
 mod interactions;
 mod once;
+mod order_lines;
 mod orders_enriched;
 mod paced;
 mod pairs;

@@ -14,8 +14,8 @@ use datafusion::prelude::SessionContext;
 
 use super::context::{files_in, table_of};
 use super::query::{Spread, dates, write};
-use super::statements::{self, LIVE_LINES, Staged, materialize};
-use super::{JobContext, Output, source_exports};
+use super::statements::{self, Staged, materialize};
+use super::{JobContext, Output, order_lines, source_exports};
 use crate::TransformError;
 use crate::sources::Dataset;
 
@@ -58,7 +58,7 @@ pub async fn run(context: &JobContext<'_>) -> Result<Output, TransformError> {
     exports.extend(staged.exports);
 
     let staged = Staged::read(context, Dataset::OrderItems, &mut rejected, &mut output).await?;
-    let change = lines(context, &orders_change, &staged, &mut state).await?;
+    let change = lines(context, &orders_change, &staged, &mut state, &mut output).await?;
     finish(&mut output, "order_items", change);
     exports.extend(staged.exports);
 
@@ -231,6 +231,7 @@ async fn lines(
     orders_change: &Change,
     staged: &Staged,
     state: &mut Vec<DataFile>,
+    output: &mut Output,
 ) -> Result<Change, TransformError> {
     // Not by `orders_change`: after a crash between the two commits it is empty,
     // and the lines of the orders that came or moved with it still lie where they lay.
@@ -247,7 +248,8 @@ async fn lines(
     orders.extend(orders_change.adds.iter().cloned());
     register(&session, "orders", &ORDERS, orders)?;
 
-    materialize(&session, JOB, "live", LIVE_LINES).await?;
+    materialize(&session, JOB, "live", order_lines::LIVE).await?;
+    output.notices.extend(order_lines::lacked(context, JOB, &session, staged).await?);
     let held = columns(spec, &["dt"]);
     let wanted = statements::wanted("live", &held, "order_id", "CAST(e.line AS VARCHAR)");
     materialize(

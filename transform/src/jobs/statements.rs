@@ -36,7 +36,7 @@ use twox_hash::XxHash3_64;
 use super::context::table_of;
 use super::once::{self, Firsts};
 use super::query::{Spread, write};
-use super::{JobContext, Output};
+use super::{JobContext, Output, order_lines};
 use crate::TransformError;
 use crate::sources::{self, Content, Dataset, Export, Notice, SourceChunk};
 
@@ -57,7 +57,8 @@ const AT: &str = "__at";
 const RANK: &str = "__rank";
 const SAID_BY: &str = "__said_by";
 const PLACE: &str = "__place";
-/// True where the export has all lines of the orders that it has.
+/// True where the export has all lines of the orders that it has, false where it is of files
+/// whose lines stand for themselves, NULL where it says nothing of that.
 const WHOLE: &str = "__whole";
 /// True of a change, which stands above every load.
 const IS_CHANGE: &str = "__is_change";
@@ -136,10 +137,8 @@ impl Staged {
             counts.add(&marks, Some(&versions), |hash| self.has_repeats |= !seen.insert(hash));
             let mut columns = chunk.batch.columns().to_vec();
             columns.push(Arc::new(versions));
-            columns.push(Arc::new(BooleanArray::from(vec![
-                export.content == Content::Snapshot;
-                chunk.batch.num_rows()
-            ])));
+            let whole = vec![export.has_whole_orders(); chunk.batch.num_rows()];
+            columns.push(Arc::new(BooleanArray::from(whole)));
             columns.extend(marks);
             self.rows.push(RecordBatch::try_new(rows_schema(self.dataset), columns)?);
         }
@@ -197,7 +196,14 @@ impl Staged {
         let wholes = match self.dataset {
             Dataset::OrderItems => format!(
                 " UNION ALL SELECT {KEY}, '', CAST({WHOLE_VERSION} AS BIGINT), min({AT}), min({RANK}), \
-                 {SAID_BY}, {batch}, CAST(0 AS BIGINT) FROM staged WHERE {WHOLE} GROUP BY {KEY}, {SAID_BY}"
+                   {SAID_BY}, {batch}, CAST(0 AS BIGINT) FROM staged WHERE {WHOLE} GROUP BY {KEY}, {SAID_BY} \
+                 UNION ALL SELECT {KEY}, '', CAST({GONE} AS BIGINT), min({AT}), min({RANK}), \
+                   {SAID_BY}, {batch}, CAST(0 AS BIGINT) \
+                 FROM (SELECT * FROM staged WHERE {WHOLE} = false) LEFT SEMI JOIN state \
+                   ON {KEY} = row_key AND dataset = 'order_items' AND row_part = '' \
+                   AND version = {WHOLE_VERSION} \
+                   AND split_part({SAID_BY}, '/', 1) = split_part(said_by, '/', 1) \
+                 GROUP BY {KEY}, {SAID_BY}"
             ),
             _ => String::new(),
         };
@@ -213,6 +219,12 @@ impl Staged {
             ),
         )
         .await?;
+        let all_said = match self.dataset {
+            Dataset::OrderItems if order_lines::is_any_taken_back(&session, job).await? => {
+                order_lines::STILL_SAID
+            }
+            _ => "all_said",
+        };
         // The same content said twice stands there once.
         let spoken = if self.has_repeats {
             format!(
@@ -227,11 +239,11 @@ impl Staged {
         let told = format!(
             "WITH known AS ( \
                SELECT s.row_key, s.row_part, s.version, s.first_at, s.last_at_us, s.said_by, s.batch, s.place \
-               FROM state s LEFT SEMI JOIN said t ON s.row_key = t.row_key WHERE s.dataset = '{}') \
-             SELECT row_key, row_part, version, first_at, last_at_us, said_by, batch \
-             FROM (SELECT * FROM said UNION ALL SELECT * FROM known) \
+               FROM state s LEFT SEMI JOIN said t ON s.row_key = t.row_key WHERE s.dataset = '{}'), \
+             all_said AS (SELECT * FROM said UNION ALL SELECT * FROM known) \
+             SELECT row_key, row_part, version, first_at, last_at_us, said_by, batch FROM {} \
              ORDER BY row_key, row_part, last_at_us DESC, said_by DESC, batch DESC, place DESC",
-            self.dataset
+            self.dataset, all_said
         );
         let told = session.sql(&told).await.map_err(&fail)?;
         let told = told.execute_stream().await.map_err(&fail)?;
@@ -321,16 +333,6 @@ pub fn wanted(newest: &str, held: &[&str], key: &str, part: &str) -> String {
         of("e")
     )
 }
-
-/// The newest statements that an order's lines come from: what is not gone, and not
-/// older than the newest export with all lines of the order.
-pub const LIVE_LINES: &str = "
-SELECT n.* FROM newest n
-LEFT JOIN (SELECT * FROM newest WHERE row_part = '') w ON n.row_key = w.row_key
-WHERE n.row_part <> '' AND n.version <> 0 AND (w.row_key IS NULL
-  OR n.last_at_us > w.last_at_us
-  OR (n.last_at_us = w.last_at_us AND (n.said_by > w.said_by
-    OR (n.said_by = w.said_by AND n.batch >= w.batch))))";
 
 /// What was observed of products, in the columns of the table but for `dt`.
 pub fn observations(held: &[&str]) -> String {
@@ -423,7 +425,7 @@ fn rows_schema(dataset: Dataset) -> SchemaRef {
     let mut fields: Vec<Field> =
         dataset.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
     fields.push(Field::new(VERSION, DataType::Int64, false));
-    fields.push(Field::new(WHOLE, DataType::Boolean, false));
+    fields.push(Field::new(WHOLE, DataType::Boolean, true));
     fields.extend(mark_fields());
     Arc::new(Schema::new(fields))
 }

@@ -170,6 +170,21 @@ pub struct FilesMapping {
     /// Our column = theirs. A column that is not named comes from the one with its own name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub columns: BTreeMap<String, ColumnMapping>,
+    /// Of `order_items`: what a file has of an order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete: Option<Complete>,
+}
+
+/// What files have of the orders whose lines they hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Complete {
+    /// All lines; files of one time in their names have them together.
+    Order,
+    /// All lines, together with the other files of the folder.
+    Folder,
+    /// Single lines, each of which stands for itself.
+    Line,
 }
 
 /// One file of order lines that yields orders, their items, and products.
@@ -354,7 +369,13 @@ impl FilesSource {
             return Err("] header = false needs names = [...], the columns' names in order".into());
         }
         for (dataset, mapping) in self.mappings() {
-            check_columns(dataset.section(), &[dataset], &mapping.columns)?;
+            let section = dataset.section();
+            check_columns(section, &[dataset], &mapping.columns)?;
+            if mapping.complete.is_some() && dataset != Dataset::OrderItems {
+                return Err(format!(
+                    ".{section}] complete is of the lines of orders: .order_items"
+                ));
+            }
         }
         let Some(mapping) = &self.lines else {
             return check_any(self.mappings(), ", .carts or .lines");

@@ -226,6 +226,7 @@ fn export(
             time_column: source.time_column.clone().filter(|_| started_at.is_none()),
         }),
         table: Some(mapping.table.clone().unwrap_or_else(|| dataset.section().to_owned())),
+        complete: None,
         lines: None,
         files: vec![place.file(file.meta)],
     }

@@ -219,6 +219,7 @@ impl Manifest {
             content: self.content,
             changes: None,
             table: Some(self.table),
+            complete: None,
             lines: None,
             files: self.files,
         })

@@ -1,4 +1,11 @@
-//! Finds CSV, JSON and Parquet files. Each file is an export of its own.
+//! Finds CSV, JSON and Parquet files. Each file is an export of its own, but for the lines of
+//! orders: what belongs together by the time in its name, or by its folder where the
+//! configuration says so, is one export, since a job that writes in parts cuts between any
+//! two lines.
+//!
+//! What jobs write beside their data, `_SUCCESS` and `.part-0.crc`, is no file of it.
+
+use std::collections::BTreeMap;
 
 use clickmill_lake::Lake;
 use clickmill_schemas::Timestamp;
@@ -6,7 +13,7 @@ use clickmill_schemas::values::TimeFormat;
 use glob::{MatchOptions, Pattern};
 use object_store::ObjectMeta;
 
-use super::config::{ExportedAt, FileFormat, FilesSource, LinesMapping, LinesYield};
+use super::config::{Complete, ExportedAt, FileFormat, FilesSource, LinesMapping, LinesYield};
 use super::place::{Place, modified};
 use super::{Content, Dataset, Discovery, Export, Format, Notice, Severity, SourceError};
 
@@ -25,9 +32,12 @@ pub(super) async fn discover(
         let patterns: Vec<Pattern> =
             wanted.patterns.iter().filter_map(|text| Pattern::new(text).ok()).collect();
         let mut is_there = false;
+        let mut exports = Vec::new();
         for meta in &files {
             let below = place.below(meta.location.as_ref());
-            if !patterns.iter().any(|pattern| pattern.matches_with(below, options)) {
+            if !patterns.iter().any(|pattern| pattern.matches_with(below, options))
+                || (is_hidden(below) && !patterns.iter().any(|pattern| pattern.as_str() == below))
+            {
                 continue;
             }
             is_there = true;
@@ -48,7 +58,7 @@ pub(super) async fn discover(
                     }
                 },
             };
-            found.exports.push(Export {
+            exports.push(Export {
                 dataset: wanted.dataset,
                 source: name.to_owned(),
                 export_id,
@@ -62,10 +72,17 @@ pub(super) async fn discover(
                 content: Content::Snapshot,
                 changes: None,
                 table: None,
+                complete: None,
                 lines: wanted.lines.cloned(),
                 files: vec![place.file(meta)],
             });
         }
+        found.exports.extend(match wanted.dataset {
+            Dataset::OrderItems if wanted.lines.is_none() => {
+                together(exports, wanted.complete, source.exported_at.is_some())
+            }
+            _ => exports,
+        });
         if !is_there {
             found.notices.push(Notice {
                 source: name.to_owned(),
@@ -81,6 +98,44 @@ pub(super) async fn discover(
         }
     }
     Ok(())
+}
+
+/// The files of order lines that are one export, as one. Its id does not hang on which of them
+/// are there, and stands above their paths.
+fn together(
+    exports: Vec<Export>,
+    complete: Option<Complete>,
+    has_times_in_names: bool,
+) -> Vec<Export> {
+    let by_folder = complete == Some(Complete::Folder);
+    if !by_folder && !has_times_in_names {
+        return exports.into_iter().map(|export| Export { complete, ..export }).collect();
+    }
+    let mut groups: BTreeMap<String, Export> = BTreeMap::new();
+    for mut export in exports {
+        let folder = match export.export_id.rsplit_once('/') {
+            Some((folder, _)) if by_folder => format!("{folder}/"),
+            _ => String::new(),
+        };
+        let what = if has_times_in_names { export.exported_at.to_string() } else { "*".to_owned() };
+        let id = format!("{folder}{{{what}}}");
+        match groups.get_mut(&id) {
+            Some(group) => {
+                group.exported_at = group.exported_at.max(export.exported_at);
+                group.files.append(&mut export.files);
+            }
+            None => {
+                let complete = Some(complete.unwrap_or(Complete::Order));
+                groups.insert(id.clone(), Export { export_id: id, complete, ..export });
+            }
+        }
+    }
+    groups.into_values().collect()
+}
+
+/// True of what lies in a path that jobs keep for themselves.
+fn is_hidden(below: &str) -> bool {
+    below.split('/').any(|name| name.starts_with(['_', '.']))
 }
 
 /// The place, the pattern in the path, and the files that may be meant.
@@ -132,7 +187,8 @@ struct Wanted<'a> {
     dataset: Dataset,
     section: &'static str,
     patterns: Vec<String>,
-    columns: std::collections::BTreeMap<String, super::ColumnMapping>,
+    columns: BTreeMap<String, super::ColumnMapping>,
+    complete: Option<Complete>,
     lines: Option<&'a LinesMapping>,
 }
 
@@ -154,6 +210,7 @@ fn wanted<'a>(source: &'a FilesSource, pattern: Option<&str>) -> Vec<Wanted<'a>>
                     &[&format!("{name}*"), &format!("{name}/**/*")],
                 ),
                 columns: mapping.columns.clone(),
+                complete: mapping.complete,
                 lines: None,
             }
         })
@@ -167,25 +224,29 @@ fn wanted<'a>(source: &'a FilesSource, pattern: Option<&str>) -> Vec<Wanted<'a>>
             },
             section: "lines",
             patterns: patterns(lines.files.as_ref(), &["**/*"]),
-            columns: std::collections::BTreeMap::new(),
+            columns: BTreeMap::new(),
+            complete: None,
             lines: Some(lines),
         }));
     }
     list
 }
 
-/// The time in a file's name: after the prefix, as long as the pattern reads.
+/// The time in a file's name, else in a folder's, the innermost first: after the prefix, as long
+/// as the pattern reads. A pattern with slashes reads over folders.
 fn time_in_name(rule: &ExportedAt, path: &str) -> Result<Timestamp, String> {
-    let file = path.rsplit_once('/').map_or(path, |(_, file)| file);
     let wrong = || format!("its name has no time `{}{}`", rule.prefix, rule.name);
     let format = TimeFormat::new(&rule.name, None).map_err(|e| e.to_string())?;
-    let from = file.find(&rule.prefix).ok_or_else(wrong)? + rule.prefix.len();
-    let rest = &file[from..];
-    (1..=rest.len())
-        .rev()
-        .filter_map(|end| rest.get(..end))
-        .find_map(|text| format.read(text).ok())
-        .ok_or_else(wrong)
+    let starts = path.rmatch_indices('/').map(|(at, _)| at + 1).chain([0]);
+    let after_prefix = |start: usize| {
+        let rest = &path[start..];
+        rest.find(&rule.prefix).map(|at| &rest[at + rule.prefix.len()..])
+    };
+    let time = |rest: &str| {
+        let ends = (1..=rest.len()).rev();
+        ends.filter_map(|end| rest.get(..end)).find_map(|text| format.read(text).ok())
+    };
+    starts.filter_map(after_prefix).find_map(time).ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -220,6 +281,19 @@ mod tests {
         assert_eq!(
             at(rule("%Y%m%dT%H%M%S", ""), "20261123T174000_full.parquet").unwrap(),
             "2026-11-23T17:40:00.000000Z"
+        );
+        assert_eq!(
+            at(rule("%Y-%m-%d", "dt="), "lines/dt=2026-11-23/part-0.parquet").unwrap(),
+            "2026-11-23T00:00:00.000000Z"
+        );
+        assert_eq!(
+            at(rule("%Y/%m/%d", ""), "lines/2026/11/23/part-0.parquet").unwrap(),
+            "2026-11-23T00:00:00.000000Z"
+        );
+        // The file's own time comes first.
+        assert_eq!(
+            at(rule("%Y-%m-%d", ""), "2026-11-22/2026-11-23.csv").unwrap(),
+            "2026-11-23T00:00:00.000000Z"
         );
         assert!(at(rule("%Y-%m-%d", "orders-"), "orders-latest.csv").is_err());
         assert!(at(rule("%Y-%m-%d", "orders-"), "items-2026-11-23.csv").is_err());

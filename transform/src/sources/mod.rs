@@ -71,7 +71,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use config::{CsvLayout, LinesMapping};
+use config::{Complete, CsvLayout, LinesMapping};
 
 /// Rows in one batch, at most.
 pub const BATCH_ROWS: usize = 8_192;
@@ -188,6 +188,9 @@ pub struct Export {
     /// The table that it is of, where its chain is watched for gaps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub table: Option<String>,
+    /// Of the lines of orders in files: what an export has of an order, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub complete: Option<Complete>,
     /// Set where the rows are order lines that make up the dataset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<LinesMapping>,
@@ -358,6 +361,29 @@ impl Export {
         let text = serde_json::to_vec(self).unwrap_or_default();
         let hash = Sha256::digest(&text);
         hash.iter().take(IDENTITY_BYTES).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// What it brings, each with an identity: it is to be taken where one of them is new. That
+    /// is itself; of files that were put together its files, so that one which comes late or
+    /// was written anew has all of them read again, and one that went away has none.
+    #[must_use]
+    pub fn identities(&self) -> Vec<String> {
+        if self.complete.is_none() {
+            return vec![self.identity()];
+        }
+        let mut one = self.clone();
+        let identity = |file: &InputFile| {
+            one.files = vec![file.clone()];
+            one.identity()
+        };
+        self.files.iter().map(identity).collect()
+    }
+
+    /// True where it has all lines of the orders that it has, false where each line of its files
+    /// stands for itself; `None` where it says nothing of that.
+    #[must_use]
+    pub fn has_whole_orders(&self) -> Option<bool> {
+        (self.content == Content::Snapshot).then_some(self.complete != Some(Complete::Line))
     }
 }
 

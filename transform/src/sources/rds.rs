@@ -189,6 +189,7 @@ impl Found<'_> {
             content: Content::Snapshot,
             changes: None,
             table: None,
+            complete: None,
             lines: None,
             files: table.files.iter().map(|meta| place.file(meta)).collect(),
         };

@@ -126,7 +126,7 @@ impl Plan {
             schema: Arc::new(Schema::empty()),
             delete_schema: columns::delete_schema(export.dataset),
             key: export.dataset.key(),
-            counts_lines: export.content.is_snapshot(),
+            counts_lines: export.has_whole_orders() == Some(true),
             empty,
             section: format!("[sources.{}.{}.columns]", export.source, export.section()),
             exported_at: export.exported_at.micros(),

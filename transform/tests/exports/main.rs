@@ -9,6 +9,7 @@ mod histories;
 mod live;
 mod loads;
 mod model;
+mod parts;
 #[path = "../batches/support/shop.rs"]
 #[allow(dead_code, reason = "other tests use the rest")]
 mod shop;

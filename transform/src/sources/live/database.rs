@@ -285,6 +285,7 @@ impl Read<'_> {
             content: Content::Snapshot,
             changes: None,
             table: None,
+            complete: None,
             lines: None,
             files: Vec::new(),
         }

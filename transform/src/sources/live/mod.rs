@@ -295,6 +295,7 @@ impl Table<'_> {
                 content: progress.content,
                 changes: None,
                 table: Some(table.to_owned()),
+                complete: None,
                 lines: None,
                 files: progress.files,
             },
