@@ -48,7 +48,8 @@ pub struct Snapshot {
     pub tables: BTreeMap<String, u64>,
     /// For each derived table the versions of the tables it has taken in.
     pub derived_from: BTreeMap<String, BTreeMap<String, u64>>,
-    /// For each derived table that was held back what it would have taken in.
+    /// For each derived table that was held back what it would have taken in, and under `@checks`
+    /// a fingerprint of its checks.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub held_back: BTreeMap<String, BTreeMap<String, u64>>,
 }

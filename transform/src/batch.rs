@@ -225,7 +225,7 @@ impl Batch {
     }
 
     /// The fingerprint of what a table is made by, apart from what it is made from: the text of a
-    /// shop's job, the settings of `attribution`.
+    /// shop's job, the settings of `attribution` and the version of its rules.
     pub(crate) fn definition_of(&self, table: &str) -> Option<u64> {
         if table == ATTRIBUTION.name {
             return Some(ATTRIBUTION_RULES << 32 | u64::from(self.attribution.lookback_days));

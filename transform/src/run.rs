@@ -357,6 +357,8 @@ async fn run_step(context: &JobContext<'_>, step: &Step<'_>) -> Result<Done, Tra
         if step.pending(context).await?.is_empty() {
             break;
         }
+        // What an attempt that failed left out is not told of the next one.
+        context.bounds().take_exceeded();
         let output = match step.run(context).await {
             Ok(mut output) => {
                 if context.bounds().take_exceeded() {
@@ -365,7 +367,7 @@ async fn run_step(context: &JobContext<'_>, step: &Step<'_>) -> Result<Done, Tra
                 output
             }
             Err(TransformError::ShopJob(error)) => {
-                let advice = "correct the job: it runs again when its text or its inputs changed";
+                let advice = "correct the job: it runs again when its text, its inputs or its checks changed";
                 done.notices.push(held_back(step, &error.to_string(), advice));
                 done.is_held_back = true;
                 break;
@@ -421,6 +423,8 @@ fn is_over_data(error: &DataFusionError) -> bool {
             **error,
             ArrowError::CastError(_)
                 | ArrowError::ComputeError(_)
+                // A decimal that does not fit.
+                | ArrowError::InvalidArgumentError(_)
                 | ArrowError::ArithmeticOverflow(_)
                 | ArrowError::DivideByZero
         ),
@@ -525,6 +529,7 @@ mod tests {
         let wrapped = arrow(ArrowError::DivideByZero).context("in a plan");
         for error in [
             arrow(ArrowError::CastError("too large".to_owned())),
+            arrow(ArrowError::InvalidArgumentError("100 is too large to store".to_owned())),
             DataFusionError::Execution("out of range".to_owned()),
             wrapped,
         ] {

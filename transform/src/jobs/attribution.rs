@@ -165,7 +165,7 @@ async fn register(
 async fn affected_days(context: &JobContext<'_>) -> Result<BTreeSet<Date>, TransformError> {
     let fail = TransformError::job(JOB);
     if context.taken_definition(ATTRIBUTION.name) != context.batch.definition_of(ATTRIBUTION.name) {
-        // Another lookback: every order.
+        // Another lookback, or other rules: every order.
         let orders = context.current(&ORDERS_ENRICHED).await?;
         return Ok(orders.files().iter().filter_map(|file| file.dt).collect());
     }

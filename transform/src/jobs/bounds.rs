@@ -195,18 +195,31 @@ mod tests {
             ("SELECT pieces(CAST(-1000000000000 AS BIGINT))", "-1000000000000", false),
             ("SELECT pieces(1000000000001)", "", true),
             ("SELECT pieces(CAST('-9223372036854775808' AS BIGINT))", "", true),
-            ("SELECT prorated(10.0, 2.0, 3.0)", "6.6667", false),
-            ("SELECT prorated(-10.0, 2.0, 3.0)", "-6.6667", false),
-            ("SELECT prorated(10.0, 3.0, 3.0)", "10.0000", false),
-            ("SELECT prorated(10.0, 3.0, 0.0)", "10.0000", false),
-            ("SELECT prorated(10.0, NULL, 3.0)", "10.0000", false),
-            ("SELECT prorated(NULL, 2.0, 3.0)", "", false),
-            ("SELECT prorated(99999999999999.9999, 99999999999999.9999, 0.0001)", "", true),
             ("SELECT sum(pieces(n)) FROM (VALUES (1), (5000000000000)) AS t (n)", "1", true),
         ] {
             assert_eq!(first(&bounds, sql).await, shown, "{sql}");
             assert_eq!(bounds.take_exceeded(), exceeded, "{sql}");
             assert!(!bounds.take_exceeded(), "{sql}: told before");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_amount_is_cut_as_the_whole_was() {
+        let bounds = Bounds::default();
+        for (amount, part, whole, cut, exceeded) in [
+            ("'10'", "'2'", "'3'", "6.6667", false),
+            ("'-10'", "'2'", "'3'", "-6.6667", false),
+            ("'10'", "'3'", "'3'", "10.0000", false),
+            ("'10'", "'3'", "'0'", "10.0000", false),
+            ("'10'", "NULL", "'3'", "10.0000", false),
+            ("NULL", "'2'", "'3'", "", false),
+            ("'99999999999999.9999'", "'99999999999999.9999'", "'0.0001'", "", true),
+        ] {
+            let amounts =
+                [amount, part, whole].map(|text| format!("CAST({text} AS DECIMAL(18,4))"));
+            let sql = format!("SELECT prorated({})", amounts.join(", "));
+            assert_eq!(first(&bounds, &sql).await, cut, "{sql}");
+            assert_eq!(bounds.take_exceeded(), exceeded, "{sql}");
         }
     }
 }

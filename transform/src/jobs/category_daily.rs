@@ -15,7 +15,7 @@ WITH ordered AS (
   SELECT category, dt, count(*) AS orders FROM (
     SELECT DISTINCT coalesce(p.category, '(none)') AS category, i.dt, i.order_id
     FROM order_items i JOIN product_daily p ON i.product_id = p.product_id AND i.dt = p.dt
-    WHERE i.quantity > 0)
+    WHERE pieces(i.quantity) > 0)
   GROUP BY category, dt
 ),
 summed AS (

@@ -58,7 +58,7 @@ facts AS (
     o.currency, o.exchange_rate, o.reporting_currency
   FROM order_items i JOIN days d ON i.dt = d.dt
   JOIN orders_enriched o ON i.order_id = o.order_id AND i.dt = o.dt AND o.match_status <> 'event_only'
-  WHERE i.product_id IS NOT NULL AND i.quantity > 0 AND coalesce(o.customer_id, o.visitor_id) IS NOT NULL
+  WHERE i.product_id IS NOT NULL AND pieces(i.quantity) > 0 AND coalesce(o.customer_id, o.visitor_id) IS NOT NULL
 ),
 converted AS (
   SELECT *, TRY_CAST(revenue * exchange_rate AS DECIMAL(18,4)) AS converted FROM facts

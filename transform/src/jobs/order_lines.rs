@@ -108,7 +108,8 @@ pub async fn lacked(
                 ),
                 advice: format!(
                     "say in [sources.{source}.order_items] what a file has: complete = \"order\", all lines of \
-                     its orders; \"folder\", only together with the others of its folder; \"line\", single lines"
+                     its orders; \"time\" or \"folder\", only together with the others of its time or folder; \
+                     \"line\", single lines"
                 ),
             });
         }

@@ -357,7 +357,8 @@ async fn write_stream(
     let mut writer = PartitionWriter::new(lake, spec, Sorted::ByDay);
     while let Some(batch) = stream.try_next().await.map_err(TransformError::job(job))? {
         // Checks that no column which must have a value holds NULL.
-        let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())?;
+        let batch = RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())
+            .map_err(|error| TransformError::job(job)(DataFusionError::from(error)))?;
         writer.write(&batch).await?;
     }
     Ok(writer.finish().await?)

@@ -179,8 +179,10 @@ pub struct FilesMapping {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Complete {
-    /// All lines; files of one time in their names have them together.
+    /// All lines, each file by itself.
     Order,
+    /// All lines, together with the other files of the same time in their names.
+    Time,
     /// All lines, together with the other files of the folder.
     Folder,
     /// Single lines, each of which stands for itself.
@@ -374,6 +376,12 @@ impl FilesSource {
             if mapping.complete.is_some() && dataset != Dataset::OrderItems {
                 return Err(format!(
                     ".{section}] complete is of the lines of orders: .order_items"
+                ));
+            }
+            if mapping.complete == Some(Complete::Time) && self.exported_at.is_none() {
+                return Err(format!(
+                    ".{section}] complete = \"time\" goes by the times in files' names: say in \
+                     exported_at where they stand"
                 ));
             }
         }

@@ -1,7 +1,6 @@
 //! Finds CSV, JSON and Parquet files. Each file is an export of its own, but for the lines of
-//! orders: what belongs together by the time in its name, or by its folder where the
-//! configuration says so, is one export, since a job that writes in parts cuts between any
-//! two lines.
+//! orders: a job that writes in parts cuts between any two lines, so files that belong together,
+//! as the configuration says, are one export.
 //!
 //! What jobs write beside their data, `_SUCCESS` and `.part-0.crc`, is no file of it.
 
@@ -35,9 +34,11 @@ pub(super) async fn discover(
         let mut exports = Vec::new();
         for meta in &files {
             let below = place.below(meta.location.as_ref());
-            if !patterns.iter().any(|pattern| pattern.matches_with(below, options))
-                || (is_hidden(below) && !patterns.iter().any(|pattern| pattern.as_str() == below))
-            {
+            let is_meant = |pattern: &Pattern| {
+                pattern.matches_with(below, options)
+                    && (!is_hidden(below) || is_hidden(pattern.as_str()))
+            };
+            if !patterns.iter().any(is_meant) {
                 continue;
             }
             is_there = true;
@@ -79,7 +80,7 @@ pub(super) async fn discover(
         }
         found.exports.extend(match wanted.dataset {
             Dataset::OrderItems if wanted.lines.is_none() => {
-                together(exports, wanted.complete, source.exported_at.is_some())
+                together(exports, wanted.complete, source)
             }
             _ => exports,
         });
@@ -102,22 +103,20 @@ pub(super) async fn discover(
 
 /// The files of order lines that are one export, as one. Its id does not hang on which of them
 /// are there, and stands above their paths.
-fn together(
-    exports: Vec<Export>,
-    complete: Option<Complete>,
-    has_times_in_names: bool,
-) -> Vec<Export> {
-    let by_folder = complete == Some(Complete::Folder);
-    if !by_folder && !has_times_in_names {
+fn together(exports: Vec<Export>, complete: Option<Complete>, source: &FilesSource) -> Vec<Export> {
+    if !matches!(complete, Some(Complete::Time | Complete::Folder)) {
         return exports.into_iter().map(|export| Export { complete, ..export }).collect();
     }
     let mut groups: BTreeMap<String, Export> = BTreeMap::new();
     for mut export in exports {
         let folder = match export.export_id.rsplit_once('/') {
-            Some((folder, _)) if by_folder => format!("{folder}/"),
+            Some((folder, _)) if complete == Some(Complete::Folder) => format!("{folder}/"),
             _ => String::new(),
         };
-        let what = if has_times_in_names { export.exported_at.to_string() } else { "*".to_owned() };
+        let what = match source.exported_at {
+            Some(_) => export.exported_at.to_string(),
+            None => "*".to_owned(),
+        };
         let id = format!("{folder}{{{what}}}");
         match groups.get_mut(&id) {
             Some(group) => {
@@ -125,7 +124,6 @@ fn together(
                 group.files.append(&mut export.files);
             }
             None => {
-                let complete = Some(complete.unwrap_or(Complete::Order));
                 groups.insert(id.clone(), Export { export_id: id, complete, ..export });
             }
         }

@@ -219,7 +219,7 @@ async fn some_tables() -> Shop {
 }
 
 #[tokio::test]
-async fn a_run_that_dies_after_any_write_is_finished_by_the_next_one() {
+async fn crash_at_every_point_of_output_and_commit() {
     const MOST_WRITES: u32 = 200;
     let wanted = two_batches_done(some_tables().await).await;
     let mut before = some_tables().await;
@@ -276,7 +276,7 @@ async fn die_until_done(shop: &Shop) -> u32 {
 }
 
 #[tokio::test]
-async fn two_runs_at_once_do_the_work_of_one() {
+async fn two_runs_of_one_job_at_once() {
     let wanted = two_batches_done(Shop::new().await).await;
     let mut shop = Shop::new().await;
     first_batch(&mut shop).await;

@@ -13,6 +13,7 @@ path = "FOLDER/in"
 [shop.exported_at]
 name = "%Y-%m-%d"
 [shop.order_items]
+complete = "time"
 "#;
 /// Files without a time in their names.
 const TIMELESS: &str = r#"
@@ -119,7 +120,8 @@ async fn lines_that_a_newer_file_lacks_are_told_until_it_is_said_what_a_file_has
                 "source `shop`, order_items: 1 lines of 1 orders, one of them o2, stand in a file and not in \
               a newer one that has the order: they count as removed from it; say in \
               [sources.shop.order_items] what a file has: complete = \"order\", all lines of its orders; \
-              \"folder\", only together with the others of its folder; \"line\", single lines"
+              \"time\" or \"folder\", only together with the others of its time or folder; \"line\", single \
+              lines"
             ]
         );
         assert_eq!(shop.sql(LINES).await, cut);
@@ -137,7 +139,7 @@ async fn lines_that_a_newer_file_lacks_are_told_until_it_is_said_what_a_file_has
 
 #[tokio::test]
 async fn a_line_that_went_is_told_when_it_goes_and_not_with_every_export_after() {
-    let shop = shop(DAYS).await;
+    let shop = shop(Box::leak(DAYS.replace("complete = \"time\"", "").into())).await;
     let day = |day: u32| format!("in/order_items/2026-11-{day}.csv");
     shop.write(&day(23), lines(&[("o1", 1, 1), ("o1", 2, 1)]));
     assert_eq!(run(&shop).await, Vec::<String>::new());
@@ -146,6 +148,30 @@ async fn a_line_that_went_is_told_when_it_goes_and_not_with_every_export_after()
     shop.write(&day(25), lines(&[("o1", 1, 2)]));
     assert_eq!(run(&shop).await, Vec::<String>::new());
     assert_eq!(shop.sql(LINES).await, ["o1|1|2"]);
+}
+
+#[tokio::test]
+async fn parts_of_one_time_are_told_to_lack_lines_until_it_is_said_that_they_are_parts() {
+    let mut shop = shop(Box::leak(DAYS.replace("complete = \"time\"", "").into())).await;
+    shop.write("in/order_items/2026-11-24/part-0.csv", lines(&[("o1", 1, 1), ("o2", 1, 1)]));
+    shop.write("in/order_items/2026-11-24/part-1.csv", lines(&[("o2", 2, 1)]));
+    let told = run(&shop).await;
+    assert!(
+        told.len() == 1 && told[0].contains("1 lines of 1 orders, one of them o2"),
+        "{told:#?}"
+    );
+    assert_eq!(shop.sql(LINES).await, ["o1|1|1", "o2|2|1"]);
+    shop.sources = DAYS;
+    assert_eq!(run(&shop).await, Vec::<String>::new());
+    assert_eq!(shop.sql(LINES).await, ["o1|1|1", "o2|1|1", "o2|2|1"]);
+}
+
+#[tokio::test]
+async fn what_a_pattern_names_is_not_hidden() {
+    let shop = shop(Box::leak(TIMELESS.replace("FOLDER/in", "FOLDER/in/_out/*.csv").into())).await;
+    shop.write("in/_out/a.csv", lines(&[("o1", 1, 1)]));
+    assert_eq!(run(&shop).await, Vec::<String>::new());
+    assert_eq!(shop.sql(LINES).await, ["o1|1|1"]);
 }
 
 #[tokio::test]
@@ -166,7 +192,7 @@ async fn a_folder_without_a_time_in_its_name_is_one_export_where_that_is_said() 
 
 #[tokio::test]
 async fn a_delta_of_single_lines_changes_those_lines_alone() {
-    let sources: &'static str = Box::leak(format!("{DAYS}complete = \"line\"").into());
+    let sources: &'static str = Box::leak(DAYS.replace("time\"", "line\"").into());
     let deltas = [
         ("in/order_items/2026-11-23.csv", lines(&[("o1", 1, 1), ("o1", 2, 1)])),
         ("in/order_items/2026-11-24.csv", lines(&[("o1", 2, 5)])),
@@ -192,4 +218,7 @@ fn what_a_file_has_of_an_order_is_said_of_lines_alone() {
     let text = TIMELESS.replace("order_items", "orders") + "complete = \"line\"";
     let error = toml::from_str::<SourcesConfig>(&text).unwrap_err().to_string();
     assert!(error.contains("[sources.shop.orders] complete is of the lines of orders"), "{error}");
+    let text = format!("{TIMELESS}complete = \"time\"");
+    let error = toml::from_str::<SourcesConfig>(&text).unwrap_err().to_string();
+    assert!(error.contains("[sources.shop.order_items] complete = \"time\" goes by"), "{error}");
 }
