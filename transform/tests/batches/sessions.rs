@@ -1,9 +1,11 @@
 //! Sessions and what is configured of them: bots apart, another gap, another lookback.
 
+use std::time::Duration;
+
 use super::support::history::{BOT, item};
-use super::support::shop::Shop;
+use super::support::shop::{Shop, at};
 use super::{orders_csv, purchase, view};
-use clickmill_schemas::Event;
+use clickmill_schemas::{Event, EventTime, Timestamp};
 use clickmill_transform::{
     AttributionConfig, RunOptions, SessionsConfig, Silent, TransformError, run,
 };
@@ -195,4 +197,53 @@ async fn a_cart_of_an_earlier_session_never_holds_less_than_nothing() {
     .await;
     shop.run().await;
     assert_eq!(shop.sql("SELECT products, units FROM abandoned_carts").await, ["1|1"]);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_or_set_in_between_neither_splits_nor_joins_a_visit() {
+    let minute = Duration::from_secs(60);
+    let hours = |n: u64| Duration::from_secs(n * 3_600);
+    // When it happened, and what the device's clock is ahead (or behind) of it.
+    let by_clock = |id: &str, visitor: &str, time: &str, ahead: Duration, behind: Duration| {
+        let shown = |time: Timestamp| time.saturating_add(ahead).saturating_sub(behind);
+        let (happened, sent) = (at(time), at(time).saturating_add(minute));
+        let resolved = EventTime::resolve(Some(shown(happened)), Some(shown(sent)), sent);
+        let mut event =
+            Event::new(id.to_owned(), "page_view".to_owned(), "segment", "web", resolved);
+        event.anonymous_id = Some(visitor.to_owned().into());
+        event.collector_id = Some("c".into());
+        event
+    };
+    let none = Duration::ZERO;
+    let all = [
+        by_clock("a", "v", "2026-03-10T10:00:00Z", hours(3), none),
+        // The clock is set while the page is open, and by another program to last month.
+        by_clock("b", "v", "2026-03-10T10:10:00Z", none, none),
+        by_clock("c", "v", "2026-03-10T10:20:00Z", none, hours(24 * 40)),
+        // By its clock within the visit, and in truth 30 minutes after it.
+        by_clock("d", "v", "2026-03-10T10:50:00Z", none, minute * 25),
+        by_clock("e", "w", "2026-03-10T10:00:00Z", hours(24 * 400), none),
+    ];
+    let sessions = "SELECT visitor_id, started_at, ended_at, events, engaged_ms FROM sessions";
+    for batches in [vec![vec![0, 1, 2, 3, 4]], vec![vec![3, 1], vec![4, 2], vec![0]]] {
+        let mut shop = Shop::new().await;
+        for batch in &batches {
+            let events: Vec<_> = batch.iter().map(|at: &usize| all[*at].clone()).collect();
+            shop.land(&events).await;
+            shop.run().await;
+        }
+        assert_eq!(
+            shop.sql(sessions).await,
+            [
+                "v|2026-03-10T10:00:00Z|2026-03-10T10:20:00Z|3|600000",
+                "v|2026-03-10T10:50:00Z|2026-03-10T10:50:00Z|1|0",
+                "w|2026-03-10T10:00:00Z|2026-03-10T10:00:00Z|1|0",
+            ],
+            "{batches:?}"
+        );
+        assert_eq!(
+            shop.sql("SELECT event_id, clock_skew_ms FROM events ORDER BY 1").await,
+            ["a|10800000", "b|0", "c|-3456000000", "d|-1500000", "e|34560000000"]
+        );
+    }
 }
