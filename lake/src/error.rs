@@ -105,13 +105,13 @@ pub enum LakeError {
     },
     /// Another writer changed a partition that this change replaces.
     #[error(
-        "{table} changed from version {base} to {newest} where this change replaces rows \
-         ({path}); compute it again"
+        "another program rewrote rows of {table} that this run replaces ({path}, up to version \
+         {newest}), and did so again each time they were computed anew: run again when it is done"
     )]
     Conflict {
         /// The table.
         table: &'static str,
-        /// The version the change was computed from.
+        /// The version the change was computed from, or a later one.
         base: u64,
         /// The version that is there now.
         newest: u64,

@@ -330,6 +330,20 @@ async fn a_rewrite_by_another_program_is_a_conflict_too() {
 }
 
 #[tokio::test]
+async fn what_was_computed_before_a_rewrite_is_a_conflict_from_the_newest_version_too() {
+    let (_folder, lake, table) = lake_and_table().await;
+    table.commit(&adding(day(&lake, "a", MONDAY).await), "sources", 1).await.expect("commits");
+    let computed_from = newest(&lake).await;
+    let removes = computed_from.files().to_vec();
+    let change = Change { adds: day(&lake, "b", MONDAY).await, removes };
+    foreign_commit(&lake, |_| {}).await;
+    // The table is opened anew for the commit, as a run does.
+    let refused = newest(&lake).await.commit(&change, "sources", 2).await;
+    assert!(matches!(refused, Err(LakeError::Conflict { .. })), "{refused:?}");
+    assert_eq!(orders(&lake).await, ["a"]);
+}
+
+#[tokio::test]
 async fn a_deletion_vector_is_refused_with_the_way_out() {
     let (_folder, lake, table) = lake_and_table().await;
     table.commit(&adding(day(&lake, "a", MONDAY).await), "sources", 1).await.expect("commits");

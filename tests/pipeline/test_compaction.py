@@ -1,5 +1,6 @@
 """Another engine compacts the tables while a run appends to them and queries read them."""
 
+import itertools
 import threading
 
 import lakes
@@ -20,7 +21,10 @@ class Compactor(threading.Thread):
 
     def run(self):
         try:
-            while not self.stopped.wait(0.05):
+            # Sooner and later than a job takes: some are overtaken, and computed again.
+            for pause in itertools.cycle((0.05, 0.5, 3)):
+                if self.stopped.wait(pause):
+                    break
                 for table in TABLES:
                     self.rewrite(table)
         except Exception as error:  # pylint: disable=broad-except

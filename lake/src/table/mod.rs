@@ -25,7 +25,7 @@ mod stats;
 mod upload;
 mod writer;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use clickmill_schemas::Date;
@@ -305,8 +305,19 @@ impl Table {
         ))
     }
 
-    /// Refuses where `newest` has other files than `self` in a partition that `change` replaces.
+    /// Refuses where `newest` has other files than `self` in a partition that `change` replaces,
+    /// and where a file that it removes is not there any more: `self` may be newer than what it
+    /// was computed from, and the rows of that file live on in another.
     fn check_unchanged(&self, newest: &Table, change: &Change) -> Result<(), LakeError> {
+        let live: HashSet<&str> = newest.files.iter().map(|file| file.path.as_str()).collect();
+        if let Some(gone) = change.removes.iter().find(|file| !live.contains(file.path.as_str())) {
+            return Err(LakeError::Conflict {
+                table: self.spec.name,
+                base: self.version(),
+                newest: newest.version(),
+                path: gone.path.clone(),
+            });
+        }
         if newest.version() == self.version() {
             return Ok(());
         }
