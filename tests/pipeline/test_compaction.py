@@ -9,7 +9,7 @@ from deltalake.exceptions import CommitFailedError
 
 # Appended to, rewritten by day, replaced as a whole.
 TABLES = ("events", "sessions", "orders_enriched", "product_daily", "customer_ltv")
-ENOUGH = 10
+ENOUGH = 40
 
 
 class Compactor(threading.Thread):
@@ -59,6 +59,9 @@ class Compaction(support.Case):
             answer = self.clickmill("--lake", lake, "sql", "--format", "csv", "-c", "SELECT count(*) AS n FROM events")
             seen.add(int(answer.stdout.split()[-1]))
             during = len(compactor.done)
+            if during >= ENOUGH:
+                # What it overtook is computed again, now undisturbed.
+                compactor.stopped.set()
         compactor.stopped.set()
         compactor.join(60)
         self.assertIsNone(compactor.error)

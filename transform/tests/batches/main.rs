@@ -57,7 +57,7 @@ fn rates(batch: usize) -> String {
 fn batches_in_any_order_give_the_same_rows_as_one_run_and_as_the_definitions() {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
     let config = Config {
-        cases: cases.unwrap_or(5),
+        cases: cases.unwrap_or(3),
         max_shrink_iters: 8,
         failure_persistence: None,
         ..Config::default()
