@@ -47,7 +47,8 @@ SELECT visitor, number, min(at_ms) AS started, arg_min(channel, (at_ms, id)) AS 
   coalesce(arg_max(channel, (at_ms, id)) FILTER (WHERE channel <> 'direct'), 'direct') AS last_channel,
   arg_min(device, (at_ms, id)) AS device, bool_or(name = 'Order Completed') AS bought,
   bool_or(name IN ('page', 'Product Viewed', 'Products Searched', 'Product Added', 'Checkout Started',
-                   'Order Completed')) AS moved
+                   'Order Completed')) AS moved,
+  bool_or(name <> 'Order Refunded') AS came
 FROM steps ANTI JOIN bots USING (visitor, number) GROUP BY visitor, number;
 
 CREATE TABLE orders AS
@@ -79,7 +80,7 @@ FROM orders JOIN customers USING (customer_id) GROUP BY region ORDER BY per_cust
 
 FUNNEL = """
 SELECT channel, device, count(*), count(*) FILTER (WHERE bought),
-  100.0 * count(*) FILTER (WHERE bought) / count(*) FROM visits WHERE moved GROUP BY channel, device"""
+  100.0 * count(*) FILTER (WHERE bought) / count(*) FROM visits WHERE came GROUP BY channel, device"""
 
 # An order's touches: visits of whoever is its customer a week later. Weights are whole numbers, shares
 # are cut from the cumulated sum, in ten-thousandths.

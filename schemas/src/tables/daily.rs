@@ -110,8 +110,7 @@ pub const FUNNEL_DAILY: TableSpec = TableSpec {
     grain: "a day, a channel and a device class",
     doc: "How far sessions came: view, cart, checkout, purchase; without sessions of bots. Each step \
           counts sessions that reached it, whether or not they went through those before it. A session \
-          counts on the day it starts; one in which nothing was viewed, searched, put in the cart or \
-          bought (a server's report of a refund) does not.",
+          counts on the day it starts; one of refund events alone, which a server reports, does not.",
     key: &["channel", "device_class", "dt"],
     sort: &["channel", "device_class"],
     stats: &["channel", "device_class"],

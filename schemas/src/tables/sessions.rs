@@ -80,6 +80,7 @@ pub const SESSIONS: TableSpec = TableSpec {
             "Why: declared, headless (as in events), or rate: 30 page views, screen views or product \
              views within 60 seconds",
         ),
+        optional("refunds", Kind::Int64, "refund events, which servers report"),
         optional("late_events", Kind::Int64, "How many of its events were late"),
         required("dt", Kind::Date, "UTC date of started_at"),
     ],

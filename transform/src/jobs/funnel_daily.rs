@@ -9,8 +9,8 @@ use crate::TransformError;
 
 const JOB: &str = "funnel_daily";
 
-/// A session in which nothing was viewed, searched, put in the cart or bought is no visit: a
-/// server reported something, a refund most often.
+/// A session of refunds alone is no visit: the shop's server reported them. Files of before do
+/// not say how many there were.
 const COMPUTED: &str = "
 WITH by_visitor AS (
   SELECT channel, device_class, dt, visitor_id, count(*) AS sessions,
@@ -28,8 +28,7 @@ WITH by_visitor AS (
     SELECT coalesce(channel, '(none)') AS channel, coalesce(device_class, 'other') AS device_class,
       visitor_id, is_bounce, has_product_view, has_add_to_cart, has_checkout, has_purchase, orders,
       revenue, currency, reporting_currency, reporting_revenue, unconverted, dt
-    FROM sessions WHERE NOT is_bot
-      AND (has_purchase OR page_views + product_views + searches + add_to_carts + checkouts > 0))
+    FROM sessions WHERE NOT is_bot AND events > coalesce(refunds, 0))
   GROUP BY channel, device_class, dt, visitor_id
 )
 SELECT channel, device_class, dt, sum(sessions) AS sessions, count(visitor_id) AS visitors,

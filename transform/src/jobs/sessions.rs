@@ -109,6 +109,7 @@ summed AS (
     count(*) FILTER (WHERE event_name = 'begin_checkout') AS checkouts,
     count(*) FILTER (WHERE event_name = 'search') AS searches,
     count(*) FILTER (WHERE event_name = 'purchase') AS purchases,
+    count(*) FILTER (WHERE event_name = 'refund') AS refunds,
     first_value(page_url ORDER BY session_seq) FILTER (WHERE page_url IS NOT NULL) AS landing_url,
     first_value(page_path ORDER BY session_seq) FILTER (WHERE page_path IS NOT NULL) AS landing_path,
     last_value(page_path ORDER BY session_seq) FILTER (WHERE page_path IS NOT NULL) AS exit_path,

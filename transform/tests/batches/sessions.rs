@@ -169,10 +169,13 @@ async fn what_a_server_reports_is_no_visit_of_the_funnel() {
     let mut shop = Shop::new().await;
     let mut refund = view("a", "v", "2026-03-10T10:00:00Z");
     refund.event_name = "refund".into();
-    shop.land(&[refund, view("b", "w", "2026-03-10T10:00:00Z")]).await;
+    // Who only put something on a list was here.
+    let mut wish = view("c", "x", "2026-03-10T10:00:00Z");
+    wish.event_name = "add_to_wishlist".into();
+    shop.land(&[refund, view("b", "w", "2026-03-10T10:00:00Z"), wish]).await;
     shop.run().await;
-    assert_eq!(shop.sql("SELECT sessions, visitors, bounces FROM funnel_daily").await, ["1|1|1"]);
-    assert_eq!(shop.sql("SELECT count(*) FROM sessions").await, ["2"]);
+    assert_eq!(shop.sql("SELECT sessions, visitors, bounces FROM funnel_daily").await, ["2|2|2"]);
+    assert_eq!(shop.sql("SELECT count(*) FROM sessions").await, ["3"]);
 }
 
 #[tokio::test]

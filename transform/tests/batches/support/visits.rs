@@ -111,12 +111,8 @@ fn device(row: &Placed<'_>) -> Option<&'static str> {
 
 fn funnel_daily(sessions: &Sessions<'_>) -> Vec<String> {
     let mut groups: BTreeMap<_, Vec<(&str, &Vec<&Placed<'_>>)>> = BTreeMap::new();
-    let is_visit = |rows: &&Vec<&Placed<'_>>| {
-        let seen = ["page_view", "product_view", "search", "add_to_cart", "begin_checkout"];
-        rows.iter().any(|row| row.buys || seen.contains(&row.event.event_name.as_ref()))
-    };
-    let visits = sessions.iter().filter(|(_, rows)| !of_bot(rows) && is_visit(rows));
-    for ((visitor, _), rows) in visits {
+    // No history here has a refund.
+    for ((visitor, _), rows) in sessions.iter().filter(|(_, rows)| !of_bot(rows)) {
         let first = rows[0];
         let day = first.event.event_ts().date().to_string();
         let key = (channel(first.event), device(first).unwrap_or("other"), day);
